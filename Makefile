@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# vchan-vsock: `make help` lists what can be made.
+#
+# CC, CPPFLAGS, CFLAGS, LDFLAGS and LDLIBS are the user's: they come after the
+# project's own flags and replace none of them.  Objects know the command that
+# made them, and are made again when it changes.
+
+PREFIX     ?= /usr/local
+LIBDIR     ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+WERROR     ?= -Werror
+INSTALL    ?= install
+OBJCOPY    ?= objcopy
+
+VERSION := $(shell cat VERSION)
+ABI     := 1
+
+comma := ,
+# One word for the shell, whatever characters are in it.
+quote = '$(subst ','\'',$(1))'
+
+# Each kind of build has its own directory, so they can stand side by side.
+BUILD ?= build$(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))
+
+NAME      := vchan-vsock
+SONAME    := lib$(NAME).so.$(ABI)
+SHARED    := $(SONAME).$(VERSION)
+LINKNAME  := lib$(NAME).so
+ARCHIVE   := lib$(NAME).a
+LIBRARIES := $(addprefix $(BUILD)/,$(SHARED) $(SONAME) $(LINKNAME) $(ARCHIVE))
+
+SOURCES := $(sort $(wildcard vchan/*.c))
+OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
+MAP     := vchan/libvchan.map
+
+WARNINGS := -Wall -Wextra $(WERROR) -Wshadow -Wstrict-prototypes \
+	-Wmissing-prototypes -Wmissing-declarations -Wold-style-definition \
+	-Wpointer-arith -Wcast-qual -Wwrite-strings -Wformat=2 -Wundef -Wvla \
+	-Wnested-externs -Wredundant-decls -Wimplicit-fallthrough \
+	-Wdate-time
+
+ifneq ($(SANITIZE),)
+# No -z defs: clang leaves the sanitizer's own symbols to the program.
+CODE  := -O1 -g -fsanitize=$(SANITIZE) -fno-sanitize-recover=all \
+	-fno-omit-frame-pointer
+RULES :=
+else
+# Fortifying needs an optimiser, and says so loudly when there is none.
+CODE  := -O2 -g -fstack-protector-strong -U_FORTIFY_SOURCE \
+	$(if $(filter -O0,$(CFLAGS)),,-D_FORTIFY_SOURCE=2)
+RULES := -Wl,-z,defs
+endif
+
+OUR_CPPFLAGS = -I. -D_GNU_SOURCE= -DVCHAN_VSOCK_VERSION='"$(VERSION)"'
+OUR_CFLAGS   = -std=gnu11 $(WARNINGS) $(CODE) -fPIC -fvisibility=hidden -pthread
+# nodelete: the library's thread and its atfork handlers outlive a dlclose.
+OUR_LDFLAGS  = $(RULES) -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack \
+	-Wl,-z,nodelete -Wl,--version-script=$(MAP) -Wl,-soname,$(SONAME)
+
+# What the compiler included, for the next run of make.
+DEPENDS = -MMD -MP -MT $@ -MF $@.d
+COMPILE = $(CC) $(OUR_CPPFLAGS) $(CPPFLAGS) $(OUR_CFLAGS) $(CFLAGS)
+LINK    = $(CC) -shared $(OUR_CFLAGS) $(CFLAGS) $(OUR_LDFLAGS) $(LDFLAGS)
+
+# `make V=1` shows the commands.
+ifeq ($(V),1)
+quiet :=
+say   := @:
+else
+quiet := @
+say   := @printf '  %-8s %s\n'
+endif
+
+all: $(LIBRARIES)
+
+help:
+	@echo 'make             the library, shared and static, in $(BUILD)/'
+	@echo 'make install     into DESTDIR, PREFIX, LIBDIR, INCLUDEDIR;'
+	@echo '                 VCHAN_DEFAULT=no leaves vchan.pc out'
+	@echo 'make uninstall   take it away again'
+	@echo 'make demo        a real guest and its host talk; see the README'
+	@echo 'make check       all tests, like ./run-tests'
+	@echo 'make unit        the unit tests, as programs in $(BUILD)/unit/'
+	@echo 'make clean       remove what was built'
+	@echo
+	@echo 'CC=clang, SANITIZE=address,undefined or =thread, BUILD=directory,'
+	@echo 'WERROR= (warnings stay warnings), V=1 (show the commands);'
+	@echo 'CPPFLAGS, CFLAGS, LDFLAGS and LDLIBS are added to our own.'
+
+# The stamp holds the commands and the list of sources, and is touched only
+# when they change.
+FLAGS := $(BUILD)/flags
+STAMP  = $(COMPILE) | $(LINK) $(LDLIBS) | $(SOURCES)
+$(FLAGS): FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' $(call quote,$(STAMP)) | cmp -s - $@ || \
+		printf '%s\n' $(call quote,$(STAMP)) > $@
+
+$(BUILD)/vchan/%.o: vchan/%.c $(FLAGS) VERSION
+	@mkdir -p $(@D)
+	$(say) CC $@
+	$(quiet)$(COMPILE) $(DEPENDS) -c -o $@ $<
+
+$(BUILD)/$(SHARED): $(OBJECTS) $(MAP) $(FLAGS)
+	$(say) LINK $@
+	$(quiet)$(LINK) -o $@ $(OBJECTS) $(LDLIBS)
+
+$(BUILD)/$(SONAME): $(BUILD)/$(SHARED)
+	$(quiet)ln -sf $(SHARED) $@
+
+$(BUILD)/$(LINKNAME): $(BUILD)/$(SONAME)
+	$(quiet)ln -sf $(SONAME) $@
+
+# One object in which everything hidden is local: a program that links it
+# statically sees the API's names and no others.
+$(BUILD)/$(NAME).o: $(OBJECTS) $(FLAGS)
+	$(quiet)$(CC) -r -nostdlib -o $@ $(OBJECTS)
+	$(quiet)$(OBJCOPY) --localize-hidden $@
+
+$(BUILD)/$(ARCHIVE): $(BUILD)/$(NAME).o
+	$(say) AR $@
+	$(quiet)rm -f $@
+	$(quiet)$(AR) rcs $@ $<
+
+# The unit tests link the objects, where the hidden symbols can be reached.
+UNITS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
+CMOCKA = $$(pkg-config --cflags --libs cmocka)
+
+unit: $(UNITS)
+
+$(BUILD)/unit/%: tests/unit/%.c $(OBJECTS) $(FLAGS)
+	@mkdir -p $(@D)
+	$(say) UNIT $@
+	$(quiet)$(COMPILE) $(DEPENDS) $(LDFLAGS) -o $@ $< $(OBJECTS) $(CMOCKA) $(LDLIBS)
+
+# The demo is a client like any other: the public header and -lvchan-vsock.
+$(BUILD)/demo/vchan-demo: demo/demo.c $(LIBRARIES) $(FLAGS)
+	@mkdir -p $(@D)
+	$(say) DEMO $@
+	$(quiet)$(COMPILE) $(DEPENDS) $(LDFLAGS) -o $@ $< -L$(BUILD) -l$(NAME) $(LDLIBS)
+
+demo-program: $(BUILD)/demo/vchan-demo
+
+TO_LIB     = $(call quote,$(DESTDIR)$(LIBDIR))
+TO_PC      = $(call quote,$(DESTDIR)$(LIBDIR)/pkgconfig)
+TO_INCLUDE = $(call quote,$(DESTDIR)$(INCLUDEDIR)/$(NAME))
+
+# A path in a .pc file has its special characters escaped, and those of sed
+# once more, since sed puts it there.
+pc_path = $$(printf '%s' $(call quote,$(1)) | \
+	sed -e "s/[] '\"&|();<>*?{}[]/\\\\&/g" -e 's/[\\&|]/\\&/g')
+FILL_PC = sed "s|@PREFIX@|$(call pc_path,$(PREFIX))|; \
+	s|@LIBDIR@|$(call pc_path,$(LIBDIR))|; \
+	s|@INCLUDEDIR@|$(call pc_path,$(INCLUDEDIR))|; \
+	s|@VERSION@|$(VERSION)|"
+
+# vchan.pc says which vchan a machine uses by default.  Ours is known by this
+# line; another library's is never touched.
+OUR_DEFAULT = grep -qsx 'Requires: $(NAME)' $(TO_PC)/vchan.pc
+
+install: all
+	$(quiet)$(INSTALL) -d $(TO_LIB) $(TO_PC) $(TO_INCLUDE)
+	$(quiet)$(INSTALL) -m 644 libvchan.h $(TO_INCLUDE)/libvchan.h
+	$(quiet)$(INSTALL) -m 644 $(BUILD)/$(ARCHIVE) $(TO_LIB)/$(ARCHIVE)
+	$(quiet)$(INSTALL) -m 755 $(BUILD)/$(SHARED) $(TO_LIB)/$(SHARED)
+	$(quiet)ln -sf $(SHARED) $(TO_LIB)/$(SONAME)
+	$(quiet)ln -sf $(SONAME) $(TO_LIB)/$(LINKNAME)
+	$(quiet)$(FILL_PC) $(NAME).pc.in > $(TO_PC)/$(NAME).pc
+	$(quiet)chmod 644 $(TO_PC)/$(NAME).pc
+ifneq ($(VCHAN_DEFAULT),no)
+	$(quiet)if $(OUR_DEFAULT) || ! { test -e $(TO_PC)/vchan.pc || test -L $(TO_PC)/vchan.pc; }; then \
+		$(FILL_PC) vchan.pc.in > $(TO_PC)/vchan.pc && \
+		chmod 644 $(TO_PC)/vchan.pc; \
+	else \
+		echo 'vchan.pc: another library'\''s is there and stays; ask for $(NAME)' >&2; \
+	fi
+endif
+
+uninstall:
+	$(quiet)if $(OUR_DEFAULT); then rm -f $(TO_PC)/vchan.pc; fi
+	$(quiet)rm -f $(TO_PC)/$(NAME).pc $(TO_LIB)/$(LINKNAME) \
+		$(TO_LIB)/$(SONAME) $(TO_LIB)/$(SONAME).* \
+		$(TO_LIB)/$(ARCHIVE) $(TO_INCLUDE)/libvchan.h
+	$(quiet)if test -d $(TO_INCLUDE); then rmdir $(TO_INCLUDE); fi
+
+demo:
+	$(quiet)./run-demo
+
+check:
+	$(quiet)./run-tests
+
+clean:
+	$(quiet)rm -rf build build-* $(BUILD)
+
+FORCE:
+
+.PHONY: all help unit demo-program install uninstall demo check clean FORCE
+.DELETE_ON_ERROR:
+
+-include $(addsuffix .d,$(OBJECTS) $(UNITS) $(BUILD)/demo/vchan-demo)

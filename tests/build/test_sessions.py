@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""./run-tests adds up right: nothing that went wrong can look like success."""
+import re
+
+import pytest
+
+import sessions
+
+SUITES = {
+    "good": "def test_one(): pass\ndef test_two(): pass\n",
+    "bad": "def test_three(): assert 1 == 2, 'three is wrong'\n",
+    "skipped": "import pytest\ndef test_four(): pytest.skip('no moon tonight')\n",
+    "teardown": """
+import pytest
+@pytest.fixture
+def late():
+    yield
+    raise RuntimeError('too late')
+def test_five(late): pass
+""",
+    "broken": "import nothing_of_that_name\n",
+    "crash": "import os\ndef test_six(): os._exit(0)\n",
+    "hang": "import threading\ndef test_seven(): threading.Event().wait()\n",
+}
+
+
+@pytest.fixture
+def run_tests(tmp_path, monkeypatch, capfd):
+    """main() over made-up suites, one session each: (status, output, last line)."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
+    for name, text in SUITES.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"test_{name}.py").write_text(text)
+    monkeypatch.setattr(sessions, "TESTS", tmp_path)
+    monkeypatch.setattr(sessions, "build", lambda session, total: True)
+
+    def run_tests(*suites, words=(), **fields):
+        fields = {"minutes": 1, **fields}
+        monkeypatch.setattr(sessions, "SESSIONS", tuple(
+            sessions.Session(suite, (suite,), **fields) for suite in suites))
+        status = sessions.main(list(words))
+        output = capfd.readouterr().out
+        return status, output, output.splitlines()[-1]
+    return run_tests
+
+
+def fake_lab(tmp_path, monkeypatch, script):
+    lab = tmp_path / "lab"
+    lab.write_text("#!/bin/sh\n" + script)
+    lab.chmod(0o755)
+    monkeypatch.setattr(sessions, "LAB", lab)
+
+
+def test_success_is_status_0_and_one_last_line(run_tests):
+    status, _, last = run_tests("good")
+    assert (status, last) == (0, "2 passed, 0 failed, 0 skipped")
+
+
+def test_sessions_are_added_up_and_failures_and_skips_explained(run_tests):
+    status, output, last = run_tests("good", "bad", "skipped")
+    assert (status, last) == (1, "2 passed, 1 failed, 1 skipped")
+    told = output[output.index("\nFailures:"):]
+    assert "test_three" in told and "three is wrong" in told
+    assert "1 in skipped: no moon tonight" in told
+
+
+@pytest.mark.parametrize("suite", ["teardown", "broken", "crash"])
+def test_what_ends_badly_is_a_failure(suite, run_tests):
+    status, _, last = run_tests("good", suite)
+    assert status == 1
+    assert re.fullmatch(r"2 passed, [12] failed, 0 skipped", last)
+
+
+def test_session_that_hangs_is_ended_and_a_failure(run_tests, monkeypatch):
+    whole = sessions.run
+    monkeypatch.setattr(sessions, "run", lambda argv, seconds, **how: whole(argv, 3, **how))
+    status, output, last = run_tests("hang", "good")
+    assert (status, last) == (1, "2 passed, 1 failed, 0 skipped")
+    assert "time was over" in output
+
+
+def test_options_reach_every_session(run_tests):
+    status, _, last = run_tests("good", "bad", words=["-k", "one or three"])
+    assert (status, last) == (1, "1 passed, 1 failed, 0 skipped")
+
+
+def test_session_without_a_selected_test_is_fine(run_tests):
+    assert run_tests("good", "bad", words=["-k", "two"])[::2] == \
+        (0, "1 passed, 0 failed, 0 skipped")
+
+
+def test_no_test_in_any_session_is_an_error(run_tests):
+    status, _, last = run_tests("good", "bad", words=["-k", "nothing_like_that"])
+    assert (status, last) == (1, "0 passed, 1 failed, 0 skipped")
+
+
+def test_paths_select_their_sessions(run_tests, tmp_path):
+    for path in ("good/test_good.py::test_one", "good/test_good.py::test_two"):
+        assert run_tests("good", "bad", words=[str(tmp_path / path)])[::2] == \
+            (0, "1 passed, 0 failed, 0 skipped")
+    assert run_tests("good", "bad", words=[str(tmp_path)])[2] == \
+        "2 passed, 1 failed, 0 skipped"
+
+
+@pytest.mark.parametrize("status, why", sorted(sessions.LAB_STATUS.items()))
+def test_trouble_in_the_lab_is_a_failure_that_says_so(status, why, run_tests, tmp_path,
+                                                      monkeypatch):
+    fake_lab(tmp_path, monkeypatch, f"exit {status}\n")
+    result, output, last = run_tests("good", lab=True)
+    assert (result, last) == (1, "0 passed, 1 failed, 0 skipped")
+    assert why in output
+
+
+def test_trouble_after_a_whole_report_is_a_failure(run_tests, tmp_path, monkeypatch):
+    """The kernel's log is read when the tests are over."""
+    fake_lab(tmp_path, monkeypatch,
+             'while [ "$1" != -- ]; do shift; done; shift; "$@"; exit 70\n')
+    result, _, last = run_tests("good", lab=True)
+    assert (result, last) == (1, "2 passed, 1 failed, 0 skipped")
+
+
+def test_report_of_a_sanitizer_is_a_failure(run_tests, tmp_path, monkeypatch):
+    fake_lab(tmp_path, monkeypatch, """
+while [ "$1" != -- ]; do
+    [ "$1" = --out ] && echo 'WARNING: data race' > "$2/sanitizer.42"
+    shift
+done
+shift
+exec "$@"
+""")
+    status, output, last = run_tests("good", lab=True)
+    assert (status, last) == (1, "2 passed, 1 failed, 0 skipped")
+    assert "data race" in output
+
+
+def test_sanitizer_runs_against_its_own_build():
+    session = sessions.Session("x", ("contract",), 1, sanitize="address,undefined")
+    assert session.build == "build-address-undefined"
+    assert sessions.Session("x", (), 1).build == "build"
+
+
+def test_every_suite_is_in_exactly_one_ordinary_session():
+    planned = [suite for session in sessions.SESSIONS if not session.sanitize
+               for suite in session.suites]
+    there = {path.parent.name for path in sessions.TESTS.glob("*/test_*.py")}
+    assert len(planned) == len(set(planned))
+    assert there <= set(planned)
+
+
+def test_usage_is_shown_without_running_anything(run_tests):
+    status, output, _ = run_tests("good", words=["--help"])
+    assert status == 0 and output.startswith("usage:")
+    assert "=== tests" not in output

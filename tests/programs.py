@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The C programs that the tests run, compiled when they are out of date.
+
+`python3 tests/programs.py` compiles them all: compiling is slow in an emulated
+machine, so do it outside.
+"""
+import os
+import pathlib
+import subprocess
+import sys
+
+import vchan
+
+PROGRAMS = {
+    "puppet": vchan.ROOT / "tests" / "programs" / "puppet.c",
+    "no-vsock": vchan.ROOT / "tests" / "programs" / "no_vsock.c",
+    "volume": vchan.ROOT / "tests" / "volume" / "volume.c",
+}
+OUTPUT = vchan.ROOT / "build" / "tests"
+COMPILER = [os.environ.get("CC", "cc"), "-std=gnu11", "-O2", "-g", "-Wall",
+            "-Wextra", "-Werror", "-pthread", f"-I{vchan.ROOT}"]
+
+
+def fresh(binary, source):
+    return (binary.exists() and
+            binary.stat().st_mtime >= source.stat().st_mtime)
+
+
+def program(name):
+    """The path of a compiled program, linked with the library under test."""
+    source, binary = PROGRAMS[name], OUTPUT / name
+    if not fresh(binary, source):
+        OUTPUT.mkdir(parents=True, exist_ok=True)
+        # Another process may be compiling it, too: rename when it is whole.
+        partial = pathlib.Path(f"{binary}.{os.getpid()}")
+        subprocess.run([*COMPILER, "-o", partial, source, vchan.LIBRARY],
+                       check=True)
+        partial.rename(binary)
+    return binary
+
+
+def surroundings(**variables):
+    """An environment in which such a program finds the library under test."""
+    return {**os.environ, "LD_LIBRARY_PATH": str(vchan.LIBRARY.parent),
+            **{name: str(value) for name, value in variables.items()}}
+
+
+if __name__ == "__main__":
+    sys.exit(not all(program(name) for name in PROGRAMS))

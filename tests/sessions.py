@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The sessions of pytest that make up ./run-tests, and their sum.
+
+Suites are split by directory, each for the one kind of machine where it can
+run: what is pure runs here, what opens a vsock runs in the lab, and the
+contract runs there twice more, under sanitizers.  So a skipped test is one
+that cannot run at all, and not one that has run elsewhere.
+
+A session that ends without a report, whatever ended it, is a failure.
+"""
+import collections
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+
+TESTS = pathlib.Path(__file__).resolve().parent
+ROOT = TESTS.parent
+LAB = TESTS / "lab" / "lab"
+
+NO_TESTS = 5  # pytest's exit status when it selected none
+LAB_STATUS = {70: "the kernel of the lab's machine complained (see above)",
+              71: "no machine came up in the lab",
+              124: "time was over",
+              125: "the lab failed"}
+# pytest's own: all passed, some failed.  After any other there is no trusting
+# the report.
+COMPLETE = (0, 1)
+
+USAGE = """\
+usage: ./run-tests [pytest options] [paths]
+
+Runs every suite, or what the options and paths select:
+    ./run-tests -k linger              tests with "linger" in the name
+    ./run-tests tests/contract -x      one suite, up to the first failure
+    ./run-tests tests/unit/test_unit.py::test_name
+
+Sessions, in this order: {sessions}.
+Environment: PYTHON, an interpreter that has pytest and cffi;
+VCHAN_TEST_SCALE, how much of the long tests to do (default 1)."""
+
+
+@dataclasses.dataclass
+class Session:
+    """One run of pytest."""
+    name: str
+    suites: tuple
+    minutes: int
+    lab: bool = False
+    sanitize: str = ""
+    # The part of the long tests that is enough under a slow sanitizer.
+    scale: float = 1
+
+    @property
+    def build(self):
+        return "-".join(filter(None, ["build", *self.sanitize.split(",")]))
+
+
+SESSIONS = (
+    Session("native", ("build", "unit", "lab"), minutes=20),
+    Session("lab", ("kernel", "contract", "guest", "volume"), minutes=30, lab=True),
+    Session("lab, ASan and UBSan", ("contract",), minutes=20, lab=True,
+            sanitize="address,undefined", scale=0.1),
+    Session("lab, TSan", ("contract",), minutes=20, lab=True,
+            sanitize="thread", scale=0.1),
+)
+
+SANITIZERS = {
+    # The interpreter keeps pointers where the leak checker does not look, so
+    # it would report live handles.  tests/unit looks for leaks, in C.
+    "address": ("libasan.so", "ASAN_OPTIONS",
+                "detect_leaks=0:abort_on_error=0:allocator_may_return_null=1"),
+    # pytest and the library have threads when a test forks.
+    "thread": ("libtsan.so", "TSAN_OPTIONS",
+               "die_after_fork=0:history_size=4:second_deadlock_stack=1"
+               ":suppressions=" + str(TESTS / "tsan.supp")),
+}
+
+
+@dataclasses.dataclass
+class Sum:
+    passed: int = 0
+    failures: list = dataclasses.field(default_factory=list)
+    skips: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    times: list = dataclasses.field(default_factory=list)
+    sessions: int = 0  # that selected any test
+
+    def fail(self, where, why):
+        self.failures.append((where, why))
+
+    @contextlib.contextmanager
+    def stage(self, name):
+        print(f"\n=== {name}", flush=True)
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.times.append((name, time.monotonic() - start))
+
+    def show(self):
+        if self.failures:
+            print("\nFailures:")
+            for where, why in self.failures:
+                print(f"  {where}\n      {why}")
+        if self.skips:
+            print("\nSkipped, and why:")
+            for (session, why), count in self.skips.items():
+                print(f"  {count} in {session}: {why}")
+        print("\nTimes:")
+        for name, seconds in self.times:
+            print(f"  {seconds:6.0f} s  {name}")
+        print()
+        print(f"{self.passed} passed, {len(self.failures)} failed, "
+              f"{self.skips.total()} skipped", flush=True)
+
+
+# --- what was asked for ------------------------------------------------------
+
+# Options of pytest whose value is a word of its own, which is no path.
+WITH_VALUE = {"-k", "-m", "-p", "-o", "-W", "-n", "--maxfail", "--durations",
+              "--tb", "--color", "--deselect", "--capture", "--lfnf", "--verbosity"}
+
+
+def split_words(words):
+    """(options, paths): which of the words name tests."""
+    options, paths = [], []
+    previous = ""
+    for word in words:
+        name = word.split("::")[0]
+        there = [top / name for top in (pathlib.Path.cwd(), ROOT) if (top / name).exists()]
+        if previous in WITH_VALUE or word.startswith("-") or not there:
+            options.append(word)
+        else:
+            paths.append(str(there[0].resolve()) + word[len(name):])
+        previous = word
+    return options, paths
+
+
+def chosen(session, paths):
+    """The paths to give to the session's pytest; none: nothing to run."""
+    suites = [TESTS / suite for suite in session.suites
+              if any((TESTS / suite).glob("**/test_*.py"))]
+    if not paths:
+        return [str(suite) for suite in suites]
+    found = []
+    for path in paths:
+        file = pathlib.Path(path.split("::")[0])
+        if any(suite == file or suite in file.parents for suite in suites):
+            found.append(path)
+        else:
+            found += [str(suite) for suite in suites if file in suite.parents]
+    return found
+
+
+# --- running -----------------------------------------------------------------
+
+def run(argv, seconds, **how):
+    """Run a program with all that it starts; None when time was over."""
+    argv = [str(word) for word in argv]
+    process = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL,
+                               start_new_session=True, **how)
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        end(process)
+
+
+def end(process):
+    """Whatever ended us, leave nothing behind that we started."""
+    for number, patience in ((signal.SIGTERM, 30), (signal.SIGKILL, 10)):
+        if process.poll() is not None:
+            return
+        os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+
+
+def build(session, total):
+    """Build the library that the session tests."""
+    words = ["make", f"-j{os.cpu_count() or 1}", "--no-print-directory"]
+    # gcc's sanitizers: their run-time is a library that can be preloaded.
+    words += [f"SANITIZE={session.sanitize}", "CC=gcc"] if session.sanitize else []
+    with total.stage(" ".join(words)):
+        good = run(words, 600) == 0
+    if not good:
+        total.fail(session.name, "the library does not build (see above)")
+    return good
+
+
+def compile_programs(total):
+    """Compile what the tests run: it takes long in an emulated machine."""
+    with total.stage("test programs"):
+        if run([sys.executable, "-B", TESTS / "programs.py"], 300) != 0:
+            total.fail("test programs", "they do not compile (see above)")
+
+
+def sanitizer_environment(session, out):
+    """The variables that bring a sanitizer into an ordinary python."""
+    if not session.sanitize:
+        return {}
+    runtime, name, options = SANITIZERS[session.sanitize.split(",")[0]]
+    path = subprocess.run(["gcc", f"-print-file-name={runtime}"], text=True, check=True,
+                          stdout=subprocess.PIPE, timeout=30).stdout.strip()
+    options = f"{options}:log_path={out}/sanitizer"
+    return {"LD_PRELOAD": os.path.realpath(path), name: options,
+            "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={out}/sanitizer"}
+
+
+def command(session, words, out):
+    """The words that run the session's pytest where it belongs."""
+    variables = {"PYTHONDONTWRITEBYTECODE": "1",
+                 "VCHAN_LIB": ROOT / session.build / "libvchan-vsock.so.1",
+                 **sanitizer_environment(session, out)}
+    if session.scale != 1:
+        scale = float(os.environ.get("VCHAN_TEST_SCALE", "1")) * session.scale
+        variables["VCHAN_TEST_SCALE"] = scale
+    argv = ["env", *(f"{name}={value}" for name, value in variables.items()),
+            sys.executable, "-m", "pytest", "-c", TESTS / "pytest.ini",
+            f"--junit-xml={out}/report.xml", "-o", "junit_logging=no", "-v", *words]
+    if session.lab:
+        argv = [LAB, "run", "--timeout", str(session.minutes * 60), "--out", out,
+                "--", *argv]
+    return argv
+
+
+def selects_nothing(words):
+    """A cheap look before a machine is booted for no test at all."""
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "pytest", "-c", TESTS / "pytest.ini",
+         "--collect-only", "-qq", *words], cwd=ROOT, timeout=120,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return done.returncode == NO_TESTS
+
+
+def run_session(session, words, total, out):
+    with total.stage(f"tests: {session.name}"):
+        # The lab keeps its own time, and is given a minute to clean up.
+        status = run(command(session, words, out), session.minutes * 60 + 60)
+    if status == NO_TESTS:
+        return
+    total.sessions += 1
+    read_report(session, out / "report.xml", status, total)
+    for log in sorted(out.glob("sanitizer*")):
+        text = log.read_text(errors="replace").strip()
+        print(text)
+        total.fail(f"{session.name}: sanitizer", (text.splitlines() or ["?"])[:3][-1].strip())
+
+
+def read_report(session, path, status, total):
+    """Add up pytest's report, and say so when it is not whole."""
+    cases = []
+    with contextlib.suppress(OSError, ET.ParseError):
+        cases = list(ET.parse(path).getroot().iter("testcase"))
+    # A failure in a test's teardown makes a second case of the same name.
+    tests = collections.defaultdict(list)
+    for case in cases:
+        name = f"{case.get('classname')}::{case.get('name')}"
+        tests[name] += [part for part in case if part.tag in ("failure", "error", "skipped")]
+    for name, marks in tests.items():
+        bad = [mark for mark in marks if mark.tag != "skipped"]
+        if bad:
+            total.fail(f"{session.name}: {name}", first_line(bad[0]))
+        elif marks:
+            total.skips[session.name, marks[0].get("message") or "?"] += 1
+        else:
+            total.passed += 1
+
+    failed = any(mark.tag != "skipped" for marks in tests.values() for mark in marks)
+    if status not in COMPLETE or (status == 1) != failed or not cases:
+        why = "time was over" if status is None else \
+            LAB_STATUS.get(status) if session.lab else None
+        total.fail(session.name, why or f"pytest ended with status {status} and "
+                   f"{len(tests)} tests in its report (see above)")
+
+
+def first_line(mark):
+    lines = (mark.get("message") or mark.text or "").strip().splitlines()
+    return lines[0] if lines else "?"
+
+
+def main(words):
+    if "--help" in words or "-h" in words:
+        print(USAGE.format(sessions="; ".join(session.name for session in SESSIONS)))
+        return 0
+
+    options, paths = split_words(words)
+    total = Sum()
+    out = pathlib.Path(tempfile.mkdtemp(prefix="vchan-tests-"))
+    plain_is_built = build(Session("build", (), 10), total)
+    if plain_is_built and (TESTS / "programs.py").exists():
+        compile_programs(total)
+    for number, session in enumerate(SESSIONS):
+        selected = [*options, *chosen(session, paths)]
+        if not plain_is_built or len(selected) == len(options):
+            continue
+        if words and selects_nothing(selected):
+            continue
+        if session.sanitize and not build(session, total):
+            continue
+        directory = out / str(number)
+        directory.mkdir()
+        run_session(session, selected, total, directory)
+
+    if not total.sessions and not total.failures:
+        total.fail("all sessions", "no test was selected")
+    if not total.failures:
+        shutil.rmtree(out)
+    else:
+        print(f"\nReports are kept in {out}")
+    total.show()
+    return 1 if total.failures else 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

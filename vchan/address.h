@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * From (server, client, vchan port) to a vsock port.  Pure arithmetic.
+ *
+ *   between machines: port_base + client * 65536 + port
+ *       client below 32768, port below 65536
+ *   loopback:         port_base + server * 2^23 + client * 2^14 + port
+ *       server below 256, client below 512, port below 16384
+ *
+ * The result is below 2^31: the upper half of the port space is kept for a
+ * framed wire.
+ */
+#ifndef VCHAN_ADDRESS_H
+#define VCHAN_ADDRESS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define CID_LOCAL 1u
+#define CID_HOST 2u
+
+/* Domain 0 is the host, CID 2. */
+uint32_t address_cid(uint32_t domain);
+
+/* 0, or -1/ERANGE and *why says in words which part is out of range.  server
+ * and client are CIDs. */
+int address_port(bool loopback, uint32_t port_base, uint32_t server, uint32_t client,
+		 uint32_t port, uint32_t *vsock_port, const char **why);
+
+#endif

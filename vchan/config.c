@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "config.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ring.h"
+
+struct variable {
+	const char *name;
+	size_t offset; /* of a uint32_t in struct config */
+	uint32_t preset, min, max;
+};
+
+#define FIELD(name) offsetof(struct config, name)
+#define MS_MAX 2147483647u /* 24 days, and what fits an int */
+
+static const struct variable variables[] = {
+	{ "VCHAN_VSOCK_LOOPBACK", FIELD(loopback), 0, 0, 1 },
+	{ "VCHAN_VSOCK_PORT_BASE", FIELD(port_base), 0, 0, 2147483647u },
+	{ "VCHAN_VSOCK_CLIENT_RING", FIELD(client_ring), 128 << 10, 1, RING_MAX },
+	{ "VCHAN_VSOCK_BUFFER_SIZE", FIELD(buffer_size), 1 << 20, 1, RING_MAX },
+	{ "VCHAN_VSOCK_LINGER_MS", FIELD(linger_ms), 10000, 0, MS_MAX },
+	{ "VCHAN_VSOCK_BOOT_WAIT_MS", FIELD(boot_wait_ms), 5000, 0, MS_MAX },
+	{ "VCHAN_VSOCK_CONNECT_TIMEOUT_MS", FIELD(connect_timeout_ms), 0, 0, MS_MAX },
+};
+
+/* A CID of a machine: neither of the two that mean "any". */
+static const struct variable domain = { "VCHAN_DOMAIN", FIELD(domain), 0, 0,
+					4294967294u };
+
+/* Decimal digits, all of them, in the range; false otherwise. */
+static bool parse_number(const char *text, uint32_t min, uint32_t max, uint32_t *value)
+{
+	uint64_t n = 0;
+
+	if (!*text)
+		return false;
+	for (; *text; text++) {
+		if (*text < '0' || *text > '9')
+			return false;
+		n = n * 10 + (uint64_t)(*text - '0');
+		if (n > max)
+			return false;
+	}
+	*value = (uint32_t)n;
+	return n >= min;
+}
+
+static int read_number(struct config *c, const struct variable *v, const struct log *log)
+{
+	const char *text = getenv(v->name);
+	uint32_t value = v->preset;
+
+	if (text && !parse_number(text, v->min, v->max, &value)) {
+		log_error(log, "%s='%.64s' is not a decimal number from %u to %u: %s",
+			  v->name, text, v->min, v->max, strerror(EINVAL));
+		errno = EINVAL;
+		return -1;
+	}
+	memcpy((char *)c + v->offset, &value, sizeof value);
+	return 0;
+}
+
+static int read_log(struct config *c, struct log *log)
+{
+	static const char *const words[] = { "none", "error", "info", "debug" };
+	const char *text = getenv("VCHAN_VSOCK_LOG");
+
+	log->level = c->log = LOG_ERROR;
+	if (!text)
+		return 0;
+	for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+		if (!strcmp(text, words[i])) {
+			log->level = c->log = (enum log_level)i;
+			return 0;
+		}
+	log_error(log, "VCHAN_VSOCK_LOG='%.64s' is not none, error, info or debug: %s",
+		  text, strerror(EINVAL));
+	errno = EINVAL;
+	return -1;
+}
+
+int config_read(struct config *c, struct log *log)
+{
+	memset(c, 0, sizeof *c);
+	if (read_log(c, log) < 0)
+		return -1;
+	for (size_t i = 0; i < sizeof variables / sizeof *variables; i++)
+		if (read_number(c, &variables[i], log) < 0)
+			return -1;
+	c->has_domain = getenv(domain.name) != NULL;
+	return read_number(c, &domain, log);
+}

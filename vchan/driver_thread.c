@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The connection thread.  It sleeps in poll on its eventfd and on the one fd
+ * that conn_step names.
+ *
+ * Nobody pays for waking it while it is awake: it sets `idle`, looks at the
+ * write ring again, then sleeps; a writer puts into the ring, then looks at
+ * `idle`.  All four are sequentially consistent, so one sees the other.
+ */
+#define _GNU_SOURCE
+#include "driver.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "conn.h"
+#include "life.h"
+
+#define STACK_SIZE (256 << 10) /* it never goes deep */
+
+static void wake(libvchan_t *h)
+{
+	uint64_t one = 1;
+
+	if (write(h->wake, &one, sizeof one) < 0) {
+		/* Full means readable, which is the aim. */
+	}
+}
+
+static struct timespec time_left(int64_t until)
+{
+	int64_t left = until - clock_now();
+	struct timespec t = { 0, 0 };
+
+	if (left > 0) {
+		t.tv_sec = (time_t)(left / CLOCK_S);
+		t.tv_nsec = (long)(left % CLOCK_S);
+	}
+	return t;
+}
+
+static void sleep_until(libvchan_t *h, const struct conn_sleep *s)
+{
+	struct pollfd fds[2] = { { h->wake, POLLIN, 0 }, { s->fd, s->events, 0 } };
+	struct timespec left = time_left(s->until);
+	uint64_t count;
+
+	if (s->until == CLOCK_NEVER && !(s->events & POLLOUT)) {
+		/* Only from this sleep must somebody wake us for new work. */
+		atomic_store(&h->idle, true);
+		if (conn_has_work(h)) {
+			atomic_store(&h->idle, false);
+			return;
+		}
+	}
+	ppoll(fds, 2, s->until == CLOCK_NEVER ? NULL : &left, NULL);
+	atomic_store(&h->idle, false);
+	if (fds[0].revents && read(h->wake, &count, sizeof count) < 0) {
+		/* EAGAIN: somebody else's wake-up was merged into it. */
+	}
+}
+
+static void *drive(void *handle)
+{
+	libvchan_t *h = handle;
+	struct conn_sleep s;
+
+	while (conn_step(h, &s))
+		sleep_until(h, &s);
+	return NULL;
+}
+
+static int create_thread(libvchan_t *h)
+{
+	pthread_attr_t attr;
+	sigset_t all, saved;
+	int err;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_SIZE);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &saved);
+	err = pthread_create(&h->thread, &attr, drive, h);
+	if (err == EINVAL) /* the program's thread-local data is larger */
+		err = pthread_create(&h->thread, NULL, drive, h);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	pthread_attr_destroy(&attr);
+	return err;
+}
+
+int driver_start(libvchan_t *h)
+{
+	sigset_t saved;
+	int err;
+
+	life_enter(&saved);
+	h->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	err = errno;
+	life_leave(&saved);
+	if (h->wake >= 0)
+		err = create_thread(h);
+	errno = err;
+	return err ? -1 : 0;
+}
+
+void driver_stop(libvchan_t *h)
+{
+	atomic_store(&h->closing, true);
+	wake(h);
+	pthread_join(h->thread, NULL);
+}
+
+void driver_kick(libvchan_t *h)
+{
+	if (atomic_load(&h->idle) && atomic_exchange(&h->idle, false))
+		wake(h);
+}
+
+void driver_await_peer(libvchan_t *h)
+{
+	int s;
+
+	while ((s = atomic_load(&h->state)) == WAITING || s == CONNECTING)
+		syscall(SYS_futex, &h->state, FUTEX_WAIT_PRIVATE, s, NULL, NULL, 0);
+}
+
+void driver_state_changed(libvchan_t *h)
+{
+	syscall(SYS_futex, &h->state, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}

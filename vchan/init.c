@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The calls that make a handle and that end it. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <linux/vm_sockets.h>
+
+#include "address.h"
+#include "clock.h"
+#include "conn.h"
+#include "driver.h"
+#include "handle.h"
+#include "life.h"
+#include "vsock.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* The last step of every init that fails: frees all that there is. */
+static libvchan_t *discard(libvchan_t *h)
+{
+	int err = errno;
+
+	life_remove(h);
+	handle_free(h);
+	errno = err;
+	return NULL;
+}
+
+static int ask_kernel(uint32_t *cid)
+{
+	sigset_t saved;
+	int ret, err;
+
+	life_enter(&saved); /* it opens an fd for a moment */
+	ret = vsock_local_cid(cid);
+	err = errno;
+	life_leave(&saved);
+	errno = err;
+	return ret;
+}
+
+static int own_domain(libvchan_t *h, uint32_t *cid)
+{
+	if (h->config.has_domain) {
+		*cid = address_cid(h->config.domain);
+		return 0;
+	}
+	if (ask_kernel(cid) == 0)
+		return 0;
+	/* Between machines a server's own CID is not part of its address. */
+	if (h->server && !h->config.loopback)
+		return 0;
+	log_error(&h->log, "VCHAN_DOMAIN is not set and /dev/vsock does not tell: %s",
+		  log_reason(errno).text);
+	return -1;
+}
+
+/* Who is who, and the port between them. */
+static int find_address(libvchan_t *h, uint32_t peer, uint32_t port)
+{
+	bool loopback = h->config.loopback;
+	uint32_t own = 0;
+	const char *why;
+	int ret;
+
+	if (own_domain(h, &own) < 0)
+		return -1;
+	ret = address_port(loopback, h->config.port_base, h->server ? own : peer,
+			   h->server ? peer : own, port, &h->port, &why);
+	if (ret < 0) {
+		log_error(&h->log, "%s: %s", why, strerror(ERANGE));
+		errno = ERANGE;
+		return -1;
+	}
+	h->peer_cid = loopback ? CID_LOCAL : peer;
+	/* A client in the same machine may be seen with either of its CIDs. */
+	if (h->server && !loopback && own == peer)
+		h->own_cid = own;
+	return 0;
+}
+
+static int configure(libvchan_t *h, const char *call, int domain, int port)
+{
+	snprintf(h->log.name, sizeof h->log.name, "%s(domain %d, port %d)", call, domain,
+		 port);
+	if (config_read(&h->config, &h->log) < 0)
+		return -1;
+	if (domain < 0 || port < 0) {
+		log_error(&h->log, "the %s must not be negative: %s",
+			  domain < 0 ? "domain" : "port", strerror(EINVAL));
+		errno = EINVAL;
+		return -1;
+	}
+	return find_address(h, address_cid((uint32_t)domain), (uint32_t)port);
+}
+
+static int open_ring(libvchan_t *h, struct ring *r, const char *which, size_t min)
+{
+	sigset_t saved;
+	int ret, err;
+
+	life_enter(&saved); /* it opens an fd for a moment */
+	ret = ring_init(r, min);
+	err = errno;
+	life_leave(&saved);
+	errno = err;
+	if (ret < 0)
+		log_error(&h->log, "%s ring of %zu bytes (at most %zu): %s", which, min,
+			  RING_MAX, log_reason(err).text);
+	errno = err;
+	return ret;
+}
+
+static int open_events(libvchan_t *h)
+{
+	sigset_t saved;
+	int ret, err;
+
+	life_enter(&saved);
+	ret = events_open(&h->events);
+	err = errno;
+	life_leave(&saved);
+	errno = err;
+	if (ret < 0)
+		log_error(&h->log, "epoll fd or eventfd: %s", log_reason(err).text);
+	errno = err;
+	return ret;
+}
+
+static int open_inside(libvchan_t *h, size_t read_min, size_t write_min)
+{
+	if (open_ring(h, &h->in, "read", read_min) < 0 ||
+	    open_ring(h, &h->out, "write", write_min) < 0)
+		return -1;
+	return open_events(h);
+}
+
+/* A handle with all but its socket and its driver. */
+static libvchan_t *prepare(bool server, const char *call, int domain, int port)
+{
+	libvchan_t *h = handle_new();
+
+	if (!h)
+		return NULL;
+	h->server = server;
+	atomic_store(&h->state, server ? WAITING : CONNECTING);
+	if (life_add(h) < 0) {
+		handle_free(h);
+		errno = ENOMEM;
+		return NULL;
+	}
+	return configure(h, call, domain, port) < 0 ? discard(h) : h;
+}
+
+static libvchan_t *start(libvchan_t *h)
+{
+	if (driver_start(h) < 0) {
+		log_error(&h->log, "connection thread: %s", log_reason(errno).text);
+		return discard(h);
+	}
+	return h;
+}
+
+EXPORT libvchan_t *libvchan_server_init(int domain, int port, size_t read_min,
+					size_t write_min)
+{
+	libvchan_t *h = prepare(true, "libvchan_server_init", domain, port);
+
+	if (!h)
+		return NULL;
+	atomic_store(&h->finished, true);
+	if (open_inside(h, read_min, write_min) < 0)
+		return discard(h);
+	if (conn_listen(h, h->config.loopback ? CID_LOCAL : VMADDR_CID_ANY) < 0) {
+		log_error(&h->log, "vsock port %u: %s", h->port, log_reason(errno).text);
+		return discard(h);
+	}
+	return start(h);
+}
+
+libvchan_t *handle_adopt(int sock, size_t read_min, size_t write_min)
+{
+	libvchan_t *h = prepare(true, "adopted", 0, 0);
+
+	if (!h)
+		return NULL;
+	atomic_store(&h->finished, true);
+	if (open_inside(h, read_min, write_min) < 0)
+		return discard(h);
+	conn_established(h, sock);
+	return start(h);
+}
+
+static libvchan_t *connect_to(const char *call, int domain, int port)
+{
+	libvchan_t *h = prepare(false, call, domain, port);
+
+	if (!h)
+		return NULL;
+	if (open_inside(h, h->config.client_ring, h->config.client_ring) < 0)
+		return discard(h);
+	if (conn_prepare(h) < 0) {
+		log_error(&h->log, "vsock socket: %s", log_reason(errno).text);
+		return discard(h);
+	}
+	return start(h);
+}
+
+EXPORT libvchan_t *libvchan_client_init_async(int domain, int port, EVTCHN *watch_fd)
+{
+	libvchan_t *h;
+
+	if (!watch_fd) {
+		errno = EINVAL;
+		return NULL;
+	}
+	h = connect_to("libvchan_client_init_async", domain, port);
+	if (!h)
+		return NULL;
+	*watch_fd = h->events.epoll;
+	return h;
+}
+
+static int finish(libvchan_t *h)
+{
+	switch (handle_state(h)) {
+	case CONNECTING:
+		return 1;
+	case FAILED:
+		if (!atomic_exchange(&h->finished, true))
+			log_error(&h->log, "vsock CID %u port %u: %s", h->peer_cid,
+				  h->port, log_reason(h->error).text);
+		errno = h->error;
+		return -1;
+	default:
+		atomic_store(&h->finished, true);
+		return 0;
+	}
+}
+
+EXPORT int libvchan_client_init_async_finish(libvchan_t *h, bool blocking)
+{
+	int ret;
+
+	if (!h || h->server) {
+		errno = EINVAL;
+		return -1;
+	}
+	if (atomic_load(&h->orphan)) {
+		errno = EPIPE;
+		return -1;
+	}
+	ret = finish(h);
+	if (ret == 0)
+		libvchan_set_blocking(h, blocking);
+	return ret;
+}
+
+EXPORT libvchan_t *libvchan_client_init(int domain, int port)
+{
+	libvchan_t *h = connect_to("libvchan_client_init", domain, port);
+	int err;
+
+	if (!h)
+		return NULL;
+	driver_await_peer(h);
+	if (finish(h) == 0)
+		return h;
+	err = errno;
+	libvchan_close(h);
+	errno = err;
+	return NULL;
+}
+
+EXPORT void libvchan_close(libvchan_t *h)
+{
+	int err = errno;
+
+	if (!h)
+		return;
+	if (!atomic_load(&h->orphan)) {
+		/* exit() in a signal handler may have stopped a close below us. */
+		if (atomic_load(&h->closing))
+			return;
+		h->linger_until = clock_now() + h->config.linger_ms * CLOCK_MS;
+		driver_stop(h);
+		life_remove(h);
+	}
+	handle_free(h);
+	errno = err;
+}

@@ -1,0 +1,496 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The calls that move bytes, and those that tell how many could move. */
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <string.h>
+
+#include "clock.h"
+#include "conn.h"
+#include "driver.h"
+#include "handle.h"
+#include "wire.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+#define SMALL_WRITE 8192          /* larger ones gain nothing by gathering */
+#define PAUSE (250 * CLOCK_US)    /* between writes: not a stream */
+
+static size_t min_size(size_t a, size_t b)
+{
+	return a < b ? a : b;
+}
+
+static int fail(int err)
+{
+	errno = err;
+	return -1;
+}
+
+/* Not (yet, or any more) a channel in this process. */
+static bool is_unusable(const libvchan_t *h)
+{
+	return !h || atomic_load(&h->orphan) || !atomic_load(&h->finished) ||
+	       atomic_load(&h->state) == FAILED;
+}
+
+/* The errno for a call on such a handle. */
+static int unusable(const libvchan_t *h, int when_gone)
+{
+	if (!h)
+		return EINVAL;
+	if (atomic_load(&h->orphan) || atomic_load(&h->finished))
+		return when_gone;
+	return EAGAIN;
+}
+
+/* 1: go on; 0: nothing to do; -1: errno. */
+static int check(const libvchan_t *h, const void *data, size_t size, int when_gone)
+{
+	if (is_unusable(h)) {
+		if (h && size == 0 && atomic_load(&h->orphan))
+			return 0;
+		return fail(unusable(h, when_gone));
+	}
+	if (size == 0)
+		return 0;
+	return data ? 1 : fail(EINVAL);
+}
+
+/* The program turns to something else than writing: what has gathered goes.
+ * When the kernel has no room the driver is waiting for it already. */
+static void end_streak(libvchan_t *h)
+{
+	if (atomic_load(&h->streak))
+		atomic_store(&h->streak, 0);
+	if (ring_fill(&h->out) && !atomic_load(&h->stalled) && wire_unsent(h))
+		conn_flush(h);
+}
+
+/* ---- writing ---- */
+
+/* Counts this write; true: it belongs to a stream. */
+static bool is_stream(libvchan_t *h, size_t size)
+{
+	if (size > min_size(SMALL_WRITE, h->out.size / 4)) {
+		atomic_store(&h->streak, 0);
+		return false;
+	}
+	if (atomic_load(&h->streak) >= CONN_STREAK)
+		return true;
+	if (clock_now() - h->last_write > PAUSE)
+		atomic_store(&h->streak, 0);
+	atomic_fetch_add(&h->streak, 1);
+	return false;
+}
+
+static size_t put(libvchan_t *h, const char *data, size_t size)
+{
+	size_t n = min_size(size, ring_room(&h->out));
+
+	if (n == 0)
+		return 0;
+	ring_put(&h->out, data, n);
+	if (handle_state(h) != WAITING)
+		driver_kick(h);
+	return n;
+}
+
+/* "I saw too little", then look again; true: there is enough now. */
+static bool ask_for_room(libvchan_t *h, size_t enough)
+{
+	atomic_store(&h->want_room, true);
+	return ring_room(&h->out) >= enough;
+}
+
+/* The write ring is empty: straight into the kernel, the rest into the ring.
+ * The bytes that are dealt with; -1: the peer is gone. */
+static ssize_t put_directly(libvchan_t *h, const char *data, size_t size, bool blocking)
+{
+	ssize_t n = wire_send(h, data, size, false);
+
+	if (n < 0)
+		return -1;
+	if ((size_t)n == size) {
+		h->last_write = clock_now();
+		return n;
+	}
+	/* What no ring could hold waits in the kernel, not here. */
+	if (blocking && size - (size_t)n > h->out.size) {
+		ssize_t more = wire_send(h, data + n, size - (size_t)n, true);
+
+		return more < 0 ? -1 : n + more;
+	}
+	atomic_store(&h->stalled, true);
+	return n + (ssize_t)put(h, data + n, size - (size_t)n);
+}
+
+static void await_kernel_room(libvchan_t *h)
+{
+	struct pollfd p = { h->sock, POLLOUT, 0 };
+
+	conn_flush(h);
+	if (wire_unsent(h) && atomic_load(&h->stalled))
+		poll(&p, 1, -1);
+}
+
+/* Connected, with something in the ring before us. */
+static size_t put_behind(libvchan_t *h, const char *data, size_t size, bool stream)
+{
+	if (size > ring_room(&h->out) || (!stream && !atomic_load(&h->stalled)))
+		conn_flush(h);
+	if (ring_fill(&h->out) == 0)
+		return 0; /* now directly */
+	return put(h, data, size);
+}
+
+/* One step of a write: the bytes that are dealt with, 0 when none now; -1. */
+static ssize_t put_some(libvchan_t *h, const char *data, size_t size, bool stream,
+			bool blocking)
+{
+	if (handle_state(h) == WAITING)
+		return (ssize_t)put(h, data, size);
+	if (ring_fill(&h->out))
+		return (ssize_t)put_behind(h, data, size, stream);
+	if (stream)
+		return (ssize_t)put(h, data, size);
+	return put_directly(h, data, size, blocking);
+}
+
+static bool is_gone(libvchan_t *h)
+{
+	if (atomic_load(&h->dead))
+		conn_ended(h, true);
+	return handle_state(h) == DISCONNECTED;
+}
+
+/* Blocks until the next step of a write may do something. */
+static void await_room(libvchan_t *h)
+{
+	if (handle_state(h) == WAITING)
+		driver_await_peer(h);
+	else if (ring_room(&h->out) == 0)
+		await_kernel_room(h);
+}
+
+static int write_all(libvchan_t *h, const char *data, size_t size, bool blocking)
+{
+	bool stream = is_stream(h, size);
+	size_t done = 0;
+	ssize_t n;
+
+	while (done < size) {
+		if (is_gone(h))
+			return fail(EPIPE);
+		n = put_some(h, data + done, size - done, stream, blocking);
+		if (n < 0)
+			continue; /* gone */
+		done += (size_t)n;
+		if (done == size)
+			break;
+		if (blocking)
+			await_room(h);
+		else if (n == 0 && ring_fill(&h->out) && !ask_for_room(h, 1))
+			break;
+	}
+	return (int)done;
+}
+
+EXPORT int libvchan_write(libvchan_t *h, const void *data, size_t size)
+{
+	int go = check(h, data, size, EPIPE);
+
+	if (go <= 0)
+		return go;
+	if (size > INT_MAX)
+		return fail(EINVAL);
+	return write_all(h, data, size, !atomic_load(&h->nonblocking));
+}
+
+/* Room for all of it, or a ring that is empty; blocking: waits for it. */
+static bool await_room_for(libvchan_t *h, size_t size, bool blocking)
+{
+	while (ring_room(&h->out) < size && !is_gone(h)) {
+		if (handle_state(h) == CONNECTED)
+			conn_flush(h);
+		if (ring_room(&h->out) >= size)
+			break;
+		if (!blocking)
+			return ask_for_room(h, size);
+		if (handle_state(h) == WAITING)
+			driver_await_peer(h);
+		else
+			await_kernel_room(h);
+	}
+	return true;
+}
+
+EXPORT int libvchan_send(libvchan_t *h, const void *data, size_t size)
+{
+	int go = check(h, data, size, EPIPE);
+	bool blocking;
+
+	if (go <= 0)
+		return go;
+	if (size > h->out.size)
+		return fail(EMSGSIZE);
+	blocking = !atomic_load(&h->nonblocking);
+	if (!await_room_for(h, size, blocking))
+		return 0;
+	return write_all(h, data, size, blocking);
+}
+
+EXPORT int libvchan_buffer_space(libvchan_t *h)
+{
+	size_t room;
+
+	if (is_unusable(h) || handle_state(h) == DISCONNECTED)
+		return 0;
+	room = ring_room(&h->out);
+	if (room < h->out.size / 2 && handle_state(h) == CONNECTED &&
+	    !atomic_load(&h->stalled)) {
+		conn_flush(h);
+		room = ring_room(&h->out);
+	}
+	if (room < h->out.size) {
+		atomic_store(&h->want_room, true);
+		room = ring_room(&h->out);
+	}
+	return (int)room;
+}
+
+/* ---- reading: `reading` is held ---- */
+
+static void raise_event(libvchan_t *h)
+{
+	events_lock(&h->events);
+	events_raise(&h->events);
+	events_unlock(&h->events);
+}
+
+/* After receiving, other than in wait: data that stays in the ring has left
+ * the socket, and its edge is gone with it (events.h). */
+static void after_receiving(libvchan_t *h)
+{
+	atomic_store(&h->taken, true);
+	if (ring_fill(&h->in))
+		raise_event(h);
+}
+
+static void after_pulling(libvchan_t *h, size_t n)
+{
+	if (n)
+		after_receiving(h);
+	if (h->eof)
+		conn_ended(h, true);
+}
+
+static size_t take(libvchan_t *h, char *data, size_t size)
+{
+	size_t n = min_size(size, ring_fill(&h->in));
+
+	if (n == 0)
+		return 0;
+	ring_get(&h->in, data, n);
+	/* The ring was full and the socket had more: no edge will tell. */
+	if (atomic_load(&h->more) && atomic_exchange(&h->more, false))
+		raise_event(h);
+	return n;
+}
+
+/* The read ring is empty.  As wire_recv. */
+static ssize_t receive(libvchan_t *h, char *data, size_t size, bool blocking)
+{
+	ssize_t n;
+
+	if (h->eof)
+		return -1;
+	n = wire_recv(h, data, min_size(size, h->in.size), blocking);
+	if (n > 0)
+		after_receiving(h);
+	else if (n < 0)
+		conn_ended(h, true);
+	return n;
+}
+
+/* False: the peer has not come, and we may not wait for it. */
+static bool await_peer(libvchan_t *h, bool blocking)
+{
+	if (handle_state(h) == WAITING && blocking)
+		driver_await_peer(h);
+	return handle_state(h) != WAITING;
+}
+
+/* Was there ever a connection?  A server's client may die before it comes. */
+static bool has_socket(const libvchan_t *h)
+{
+	return h->sock >= 0;
+}
+
+static int read_some(libvchan_t *h, char *data, size_t size, bool blocking)
+{
+	size_t got;
+	ssize_t n = 0;
+
+	if (!await_peer(h, blocking))
+		return 0;
+	if (!has_socket(h))
+		return fail(ECONNRESET);
+	got = take(h, data, size);
+	if (got == size || (got && blocking))
+		return (int)got;
+	do
+		n = receive(h, data + got, size - got, blocking);
+	while (n == 0 && blocking);
+	if (n < 0 && got == 0)
+		return fail(ECONNRESET);
+	return (int)(got + (n > 0 ? (size_t)n : 0));
+}
+
+EXPORT int libvchan_read(libvchan_t *h, void *data, size_t size)
+{
+	int go = check(h, data, size, ECONNRESET), n;
+
+	if (go <= 0)
+		return go;
+	end_streak(h);
+	pthread_mutex_lock(&h->reading);
+	n = read_some(h, data, min_size(size, h->in.size), !atomic_load(&h->nonblocking));
+	pthread_mutex_unlock(&h->reading);
+	return n;
+}
+
+/* The read ring is empty: all of it straight from the socket, or what came of
+ * it into the ring.  True: all of it. */
+static bool receive_exactly(libvchan_t *h, char *data, size_t size)
+{
+	ssize_t n = wire_recv(h, data, size, true);
+
+	if (n < 0)
+		return false;
+	if ((size_t)n < size && n > 0)
+		ring_put(&h->in, data, (size_t)n);
+	if (n > 0)
+		after_receiving(h);
+	return (size_t)n == size;
+}
+
+static int recv_all(libvchan_t *h, char *data, size_t size, bool blocking)
+{
+	if (!await_peer(h, blocking))
+		return 0;
+	if (!has_socket(h))
+		return fail(ECONNRESET);
+	if (blocking && ring_fill(&h->in) == 0 && !h->eof &&
+	    receive_exactly(h, data, size))
+		return (int)size;
+	while (ring_fill(&h->in) < size) {
+		size_t n = wire_pull(h, blocking);
+
+		after_pulling(h, n);
+		if (h->eof && ring_fill(&h->in) < size)
+			return fail(ECONNRESET);
+		if (n == 0 && !blocking)
+			return 0;
+	}
+	return (int)take(h, data, size);
+}
+
+EXPORT int libvchan_recv(libvchan_t *h, void *data, size_t size)
+{
+	int go = check(h, data, size, ECONNRESET), n;
+
+	if (go <= 0)
+		return go;
+	if (size > h->in.size)
+		return fail(EMSGSIZE);
+	end_streak(h);
+	pthread_mutex_lock(&h->reading);
+	n = recv_all(h, data, size, !atomic_load(&h->nonblocking));
+	pthread_mutex_unlock(&h->reading);
+	return n;
+}
+
+EXPORT int libvchan_data_ready(libvchan_t *h)
+{
+	if (is_unusable(h) || handle_state(h) == WAITING || !has_socket(h))
+		return 0;
+	end_streak(h);
+	/* Another thread is reading: it takes in what comes. */
+	if (pthread_mutex_trylock(&h->reading) != 0)
+		return (int)ring_fill(&h->in);
+	if (h->fresh && ring_fill(&h->in))
+		h->fresh = false;
+	else
+		after_pulling(h, wire_pull(h, false));
+	pthread_mutex_unlock(&h->reading);
+	return (int)ring_fill(&h->in);
+}
+
+/* ---- waiting ---- */
+
+static void take_in(libvchan_t *h)
+{
+	if (pthread_mutex_trylock(&h->reading) != 0) {
+		atomic_store(&h->more, true); /* the edge is spent: tell later */
+		return;
+	}
+	wire_pull(h, false);
+	h->fresh = true;
+	if (h->eof)
+		conn_ended(h, false);
+	pthread_mutex_unlock(&h->reading);
+}
+
+EXPORT int libvchan_wait(libvchan_t *h)
+{
+	bool at_once;
+	int seen = 0;
+
+	if (!h)
+		return fail(EINVAL);
+	if (is_unusable(h))
+		return 0;
+	end_streak(h);
+	at_once = atomic_exchange(&h->taken, false);
+	if (handle_state(h) != DISCONNECTED)
+		seen = events_wait(&h->events, at_once);
+	if (seen & EVENTS_END)
+		conn_ended(h, false);
+	events_lock(&h->events);
+	events_clear(&h->events);
+	events_unlock(&h->events);
+	if (seen & EVENTS_INPUT)
+		take_in(h);
+	return 0;
+}
+
+/* ---- asking ---- */
+
+EXPORT EVTCHN libvchan_fd_for_select(libvchan_t *h)
+{
+	return is_unusable(h) ? fail(unusable(h, EPIPE)) : h->events.epoll;
+}
+
+EXPORT int libvchan_is_open(libvchan_t *h)
+{
+	if (!h || atomic_load(&h->orphan))
+		return VCHAN_DISCONNECTED;
+	if (!atomic_load(&h->finished))
+		return VCHAN_WAITING;
+	switch (handle_state(h)) {
+	case WAITING:
+	case CONNECTING:
+		return VCHAN_WAITING;
+	case CONNECTED:
+		return VCHAN_CONNECTED;
+	default:
+		return VCHAN_DISCONNECTED;
+	}
+}
+
+EXPORT void libvchan_set_blocking(libvchan_t *h, bool blocking)
+{
+	if (h)
+		atomic_store(&h->nonblocking, !blocking);
+}

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "life.h"
+
+#include <errno.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "wire.h"
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static libvchan_t *handles;      /* under the lock */
+static sigset_t mask_before_fork; /* under the lock */
+
+void life_enter(sigset_t *saved)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, saved);
+	pthread_mutex_lock(&lock);
+}
+
+void life_leave(const sigset_t *saved)
+{
+	pthread_mutex_unlock(&lock);
+	pthread_sigmask(SIG_SETMASK, saved, NULL);
+}
+
+void life_close(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+static void close_fds(libvchan_t *h)
+{
+	events_close(&h->events);
+	life_close(&h->sock);
+	life_close(&h->wake);
+	life_close(&h->listener);
+	life_close(&h->attempt);
+}
+
+static void before_fork(void)
+{
+	sigset_t saved;
+
+	life_enter(&saved);
+	mask_before_fork = saved;
+}
+
+static void after_fork(void)
+{
+	sigset_t saved = mask_before_fork;
+
+	life_leave(&saved);
+}
+
+static void in_child(void)
+{
+	for (libvchan_t *h = handles; h; h = h->next) {
+		close_fds(h);
+		atomic_store(&h->orphan, true);
+	}
+	handles = NULL;
+	after_fork();
+}
+
+static int fork_result;
+
+static void install(void)
+{
+	fork_result = pthread_atfork(before_fork, after_fork, in_child);
+}
+
+int life_add(libvchan_t *h)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	sigset_t saved;
+
+	pthread_once(&once, install);
+	if (fork_result) {
+		errno = fork_result;
+		return -1;
+	}
+	life_enter(&saved);
+	h->next = handles;
+	if (handles)
+		handles->prev = h;
+	handles = h;
+	life_leave(&saved);
+	return 0;
+}
+
+void life_remove(libvchan_t *h)
+{
+	sigset_t saved;
+
+	life_enter(&saved);
+	if (h->next)
+		h->next->prev = h->prev;
+	if (h->prev)
+		h->prev->next = h->next;
+	else
+		handles = h->next;
+	close_fds(h);
+	life_leave(&saved);
+}
+
+/* Sends what it can of all handles; true while something is left to wait for. */
+static bool flush_all(int64_t start)
+{
+	bool left = false;
+
+	for (libvchan_t *h = handles; h; h = h->next) {
+		if (!wire_unsent(h) ||
+		    clock_now() > start + h->config.linger_ms * CLOCK_MS)
+			continue;
+		if (pthread_mutex_trylock(&h->draining) == 0) {
+			wire_drain(h);
+			pthread_mutex_unlock(&h->draining);
+		}
+		left |= wire_unsent(h);
+	}
+	return left;
+}
+
+/* The lock is only ever held with signals blocked, hence by a thread that is
+ * running and soon done, never by a frame below this one; all the same it is
+ * tried, not waited for. */
+static bool flush_step(int64_t start)
+{
+	sigset_t all, saved;
+	bool left = true;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &saved);
+	if (pthread_mutex_trylock(&lock) == 0) {
+		left = flush_all(start);
+		pthread_mutex_unlock(&lock);
+	} else if (clock_now() > start + CLOCK_S) {
+		left = false;
+	}
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	return left;
+}
+
+/* A destructor, so that it runs after the program's own atexit handlers. */
+__attribute__((destructor)) static void at_exit(void)
+{
+	const struct timespec pause = { 0, 1000000 };
+	int64_t start = clock_now();
+
+	while (flush_step(start))
+		nanosleep(&pause, NULL);
+}

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "vsock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <linux/vm_sockets.h>
+
+static int close_keeping_errno(int fd)
+{
+	int err = errno;
+
+	close(fd);
+	errno = err;
+	return -1;
+}
+
+int vsock_local_cid(uint32_t *cid)
+{
+	unsigned int got = VMADDR_CID_ANY;
+	int fd = open("/dev/vsock", O_RDONLY | O_CLOEXEC);
+	int ret;
+
+	if (fd < 0) {
+		if (errno == ENOENT || errno == ENXIO)
+			errno = ENODEV;
+		return -1;
+	}
+	ret = ioctl(fd, IOCTL_VM_SOCKETS_GET_LOCAL_CID, &got);
+	if (ret < 0 && errno == ENOTTY)
+		errno = ENODEV; /* something else lies at that path */
+	close_keeping_errno(fd);
+	if (ret < 0)
+		return -1;
+	if (got == VMADDR_CID_ANY) {
+		errno = ENODEV;
+		return -1;
+	}
+	*cid = got;
+	return 0;
+}
+
+static struct sockaddr_vm address(uint32_t cid, uint32_t port)
+{
+	struct sockaddr_vm a;
+
+	memset(&a, 0, sizeof a);
+	a.svm_family = AF_VSOCK;
+	a.svm_cid = cid;
+	a.svm_port = port;
+	return a;
+}
+
+/* A kernel that refuses keeps its default: slower, and as correct. */
+static void set_buffer(int fd, uint32_t buffer)
+{
+	uint64_t size = buffer;
+
+	/* The maximum first, or the size would be cut to it without a word. */
+	(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_MAX_SIZE, &size, sizeof size);
+	(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, &size, sizeof size);
+}
+
+int vsock_socket(uint32_t buffer)
+{
+	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd >= 0)
+		set_buffer(fd, buffer);
+	return fd;
+}
+
+int vsock_listen(int fd, uint32_t cid, uint32_t port)
+{
+	struct sockaddr_vm a = address(cid, port);
+
+	if (bind(fd, (struct sockaddr *)&a, sizeof a) < 0)
+		return -1;
+	/* A few places, so that a stranger in the queue does not turn the
+	 * rightful client away; the queue dies with the listener. */
+	return listen(fd, 8);
+}
+
+int vsock_accept(int fd, uint32_t *peer_cid)
+{
+	struct sockaddr_vm a;
+	socklen_t len = sizeof a;
+	int got;
+
+	memset(&a, 0, sizeof a);
+	do
+		got = accept4(fd, (struct sockaddr *)&a, &len, SOCK_CLOEXEC);
+	while (got < 0 && errno == EINTR);
+	if (got >= 0)
+		*peer_cid = a.svm_cid;
+	return got;
+}
+
+int vsock_connect(int fd, uint32_t cid, uint32_t port)
+{
+	struct sockaddr_vm a = address(cid, port);
+
+	if (connect(fd, (struct sockaddr *)&a, sizeof a) < 0)
+		return -1;
+	return vsock_connected(fd);
+}
+
+int vsock_connected(int fd)
+{
+	int err = 0, flags;
+	socklen_t len = sizeof err;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0)
+		return -1;
+	if (err) {
+		errno = err;
+		return -1;
+	}
+	flags = fcntl(fd, F_GETFL);
+	return flags < 0 ? -1 : fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+}
+
+ssize_t vsock_send(int fd, const void *data, size_t size, bool wait)
+{
+	int flags = MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT);
+	ssize_t n;
+
+	do
+		n = send(fd, data, size, flags);
+	while (n < 0 && errno == EINTR);
+	return n;
+}
+
+ssize_t vsock_recv(int fd, struct iovec *to, size_t pieces, bool wait)
+{
+	struct msghdr m;
+	ssize_t n;
+
+	memset(&m, 0, sizeof m);
+	m.msg_iov = to;
+	m.msg_iovlen = pieces;
+	do
+		n = recvmsg(fd, &m, wait ? 0 : MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	return n;
+}

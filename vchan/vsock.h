@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The sockets: one place that never forgets close-on-exec, MSG_NOSIGNAL and
+ * EINTR.  All calls: -1 and errno on failure.
+ */
+#ifndef VCHAN_VSOCK_H
+#define VCHAN_VSOCK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+/* The CID that the kernel gives this machine.  ENODEV where there is none. */
+int vsock_local_cid(uint32_t *cid);
+
+/* A new non-blocking socket whose kernel buffer holds `buffer` bytes. */
+int vsock_socket(uint32_t buffer);
+
+/* Bind and listen.  cid: CID_LOCAL or VMADDR_CID_ANY. */
+int vsock_listen(int fd, uint32_t cid, uint32_t port);
+
+/* The next connection, in blocking mode, and its CID. */
+int vsock_accept(int fd, uint32_t *peer_cid);
+
+/* 0: connected.  -1/EINPROGRESS: ask vsock_connected once it is writable. */
+int vsock_connect(int fd, uint32_t cid, uint32_t port);
+/* 0 and the socket is in blocking mode, or -1 and why it failed. */
+int vsock_connected(int fd);
+
+/* As send(2) and recvmsg(2).  wait: block in the kernel; else EAGAIN. */
+ssize_t vsock_send(int fd, const void *data, size_t size, bool wait);
+ssize_t vsock_recv(int fd, struct iovec *to, size_t pieces, bool wait);
+
+#endif

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "wire.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "vsock.h"
+
+/* Reads of less than this also fill the read ring: a system call for a handful
+ * of bytes costs more than copying them twice.  Larger ones are not worth it. */
+#define SMALL_READ 16384
+
+bool wire_unsent(libvchan_t *h)
+{
+	enum state s = handle_state(h);
+
+	return (s == CONNECTED || s == DISCONNECTED) && !atomic_load(&h->dead) &&
+	       ring_fill(&h->out) > 0;
+}
+
+/* 0 when the kernel has no room now, -1 when it never will again. */
+static ssize_t sent(libvchan_t *h, ssize_t n)
+{
+	if (n >= 0)
+		return n;
+	if (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM)
+		return 0;
+	log_info(&h->log, "send: %s", log_reason(errno).text);
+	atomic_store(&h->dead, true);
+	return -1;
+}
+
+size_t wire_drain(libvchan_t *h)
+{
+	size_t fill, moved = 0;
+	ssize_t n;
+
+	while (!atomic_load(&h->dead) && (fill = ring_fill(&h->out)) > 0) {
+		n = sent(h, vsock_send(h->sock, ring_fill_at(&h->out), fill, false));
+		atomic_store(&h->stalled, n == 0);
+		if (n <= 0)
+			break;
+		ring_taken(&h->out, (size_t)n);
+		moved += (size_t)n;
+	}
+	return moved;
+}
+
+ssize_t wire_send(libvchan_t *h, const void *data, size_t size, bool wait)
+{
+	return sent(h, vsock_send(h->sock, data, size, wait));
+}
+
+static ssize_t received(libvchan_t *h, bool gone, ssize_t n)
+{
+	if (n > 0)
+		return n;
+	/* A peer that is gone has nothing on the way any more: all that it
+	 * sent is in the kernel before its end is. */
+	if (n < 0 && !gone &&
+	    (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM))
+		return 0;
+	if (n < 0 && errno != EAGAIN)
+		log_info(&h->log, "receive: %s", log_reason(errno).text);
+	h->eof = true;
+	return -1;
+}
+
+ssize_t wire_recv(libvchan_t *h, void *data, size_t size, bool wait)
+{
+	bool gone = handle_state(h) == DISCONNECTED;
+	struct iovec to[2];
+	size_t pieces = 1, room = 0;
+	ssize_t n;
+
+	to[0].iov_base = data;
+	to[0].iov_len = size;
+	if (size < SMALL_READ) {
+		room = ring_room(&h->in);
+		to[pieces].iov_base = ring_room_at(&h->in);
+		to[pieces++].iov_len = room;
+	}
+	n = received(h, gone, vsock_recv(h->sock, to, pieces, wait && !gone));
+	if (n <= (ssize_t)size)
+		return n;
+	ring_added(&h->in, (size_t)n - size);
+	if ((size_t)n == size + room)
+		atomic_store(&h->more, true);
+	return (ssize_t)size;
+}
+
+size_t wire_pull(libvchan_t *h, bool wait)
+{
+	bool gone = handle_state(h) == DISCONNECTED;
+	size_t room = ring_room(&h->in);
+	struct iovec to;
+	ssize_t n;
+
+	if (h->eof)
+		return 0;
+	if (room == 0) {
+		atomic_store(&h->more, true);
+		return 0;
+	}
+	to.iov_base = ring_room_at(&h->in);
+	to.iov_len = room;
+	n = received(h, gone, vsock_recv(h->sock, &to, 1, wait && !gone));
+	if (n <= 0)
+		return 0;
+	ring_added(&h->in, (size_t)n);
+	if ((size_t)n == room)
+		atomic_store(&h->more, true);
+	return (size_t)n;
+}
