@@ -15,11 +15,11 @@ export VCHAN_VSOCK_BOOT_WAIT_MS=60000 VCHAN_VSOCK_CONNECT_TIMEOUT_MS=80000
 
 cat <<END
 
-        guest, CID $cid                           host, CID 2
-      .--------------.                       .--------------.
-      |  vchan-demo  |       AF_VSOCK        |  vchan-demo  |
-      |   (server)   |<===== $vsock_port =======>|   (client)   |
-      '--------------'                       '--------------'
+       guest, CID $cid                           host, CID 2
+      .--------------.                       .-------------.
+      |  vchan-demo  |       AF_VSOCK        |  vchan-demo |
+      |   (server)   |<====== $vsock_port =======>|   (client)  |
+      '--------------'                       '-------------'
 
 END
 

@@ -10,13 +10,12 @@ The deadline.  A test runs in a thread of its own.  When it is late it fails,
 with all stacks, and the next one runs: a signal could not interrupt it, since
 the library retries EINTR.
 """
-import faulthandler
 import os
 import pathlib
 import platform
 import signal
 import socket
-import tempfile
+import threading
 
 import pytest
 
@@ -78,11 +77,11 @@ def deadline_of(item):
     return marker.args[0] if marker else DEFAULT_DEADLINE
 
 
-def all_stacks():
-    with tempfile.TemporaryFile("w+") as file:
-        faulthandler.dump_traceback(file)
-        file.seek(0)
-        return file.read()
+def stacks_of_tasks():
+    """What the threads that a test started, and the test, are busy with."""
+    return "\n".join(f"{thread.name}:\n{thread.stack()}"
+                     for thread in threading.enumerate()
+                     if isinstance(thread, vchan.Task))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -93,7 +92,7 @@ def pytest_pyfunc_call(pyfuncitem):
     task = vchan.Task(lambda: pyfuncitem.obj(**arguments))
     task.join(late)
     if task.is_alive():
-        pytest.fail(f"not done after {late} s\n{all_stacks()}", pytrace=False)
+        pytest.fail(f"not done after {late} s\n{stacks_of_tasks()}", pytrace=False)
     task.result()
     return True
 

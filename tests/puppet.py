@@ -58,7 +58,10 @@ class Puppet:
     def answer(self, seconds=vchan.SOON):
         """The value and the bytes of the next answer; an OSError if -1."""
         self.control.settimeout(seconds)
-        line = self.lines.readline()
+        return self.parsed(self.lines.readline())
+
+    @staticmethod
+    def parsed(line):
         if not line:
             raise EOFError("the puppet is gone")
         value, number, data = (line.rstrip("\n") + "  ").split(" ")[:3]

@@ -52,6 +52,9 @@
 #define RETRY_FIRST (1 * CLOCK_MS)
 #define RETRY_MOST (100 * CLOCK_MS)
 #define PROBE_EVERY (2 * CLOCK_S)
+/* A program that another thread is starting holds the fds of a server that has
+ * just been closed, between vfork and exec. */
+#define LISTEN_AGAIN (100 * CLOCK_MS)
 
 /* ---- the lock of the events, for the driver ---- */
 
@@ -88,6 +91,9 @@ static void end_connection(libvchan_t *h, bool tell)
 	events_drop_socket(&h->events, h->sock);
 	if (tell)
 		events_raise(&h->events);
+	/* Nothing is cut off by this: the ring is empty then. */
+	if (atomic_load(&h->sending))
+		shutdown(h->sock, SHUT_WR);
 	driver_state_changed(h);
 	log_info(&h->log, "disconnected");
 }
@@ -175,9 +181,17 @@ static void close_socket(int *fd)
 
 int conn_listen(libvchan_t *h, uint32_t cid)
 {
+	const struct timespec pause = { 0, 5 * CLOCK_MS };
+	int64_t until = clock_now() + LISTEN_AGAIN;
+
 	if (open_socket(h, &h->listener) < 0)
 		return -1;
-	return vsock_listen(h->listener, cid, h->port);
+	while (vsock_listen(h->listener, cid, h->port) < 0) {
+		if (errno != EADDRINUSE || clock_now() > until)
+			return -1;
+		nanosleep(&pause, NULL);
+	}
+	return 0;
 }
 
 static bool is_rightful(const libvchan_t *h, uint32_t cid)
@@ -446,6 +460,9 @@ static void step_open(libvchan_t *h, struct conn_sleep *s)
 	if (wire_unsent(h) && atomic_load(&h->stalled)) {
 		s->fd = h->sock;
 		s->events |= POLLOUT;
+		/* A full socket does not tell when the peer's other half goes. */
+		if (handle_state(h) == DISCONNECTED)
+			s->until = clock_now() + RETRY_MOST;
 	}
 }
 
@@ -488,7 +505,8 @@ static bool lingers(libvchan_t *h, struct conn_sleep *s)
 			  ring_fill(&h->out), h->config.linger_ms);
 		return false;
 	}
-	s->until = h->linger_until;
+	if (h->linger_until < s->until)
+		s->until = h->linger_until;
 	return true;
 }
 

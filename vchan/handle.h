@@ -70,6 +70,7 @@ struct libvchan {
 	_Atomic int streak;        /* small writes in a row, nothing between them */
 	int64_t last_write;        /* ns, end of the last direct small one */
 	atomic_bool want_room;     /* somebody saw too little */
+	atomic_bool sending;       /* it blocks in the kernel; the ring is empty */
 
 	/* The drainer's. */
 	pthread_mutex_t draining;

@@ -177,6 +177,7 @@ EXPORT libvchan_t *libvchan_server_init(int domain, int port, size_t read_min,
 		log_error(&h->log, "vsock port %u: %s", h->port, log_reason(errno).text);
 		return discard(h);
 	}
+	log_debug(&h->log, "listening on vsock port %u", h->port);
 	return start(h);
 }
 

@@ -103,6 +103,20 @@ static bool ask_for_room(libvchan_t *h, size_t enough)
 	return ring_room(&h->out) >= enough;
 }
 
+/* The kernel wakes this for room and for a peer that reads no more, but not
+ * for one that only writes no more; whoever sees that end sees `sending`, or
+ * we see the state that it has set. */
+static ssize_t send_waiting(libvchan_t *h, const char *data, size_t size)
+{
+	ssize_t n = 0;
+
+	atomic_store(&h->sending, true);
+	if (handle_state(h) == CONNECTED)
+		n = wire_send(h, data, size, true);
+	atomic_store(&h->sending, false);
+	return n;
+}
+
 /* The write ring is empty: straight into the kernel, the rest into the ring.
  * The bytes that are dealt with; -1: the peer is gone. */
 static ssize_t put_directly(libvchan_t *h, const char *data, size_t size, bool blocking)
@@ -117,7 +131,7 @@ static ssize_t put_directly(libvchan_t *h, const char *data, size_t size, bool b
 	}
 	/* What no ring could hold waits in the kernel, not here. */
 	if (blocking && size - (size_t)n > h->out.size) {
-		ssize_t more = wire_send(h, data + n, size - (size_t)n, true);
+		ssize_t more = send_waiting(h, data + n, size - (size_t)n);
 
 		return more < 0 ? -1 : n + more;
 	}
@@ -127,11 +141,14 @@ static ssize_t put_directly(libvchan_t *h, const char *data, size_t size, bool b
 
 static void await_kernel_room(libvchan_t *h)
 {
-	struct pollfd p = { h->sock, POLLOUT, 0 };
+	struct pollfd p = { h->sock, POLLOUT | POLLRDHUP, 0 };
 
 	conn_flush(h);
-	if (wire_unsent(h) && atomic_load(&h->stalled))
-		poll(&p, 1, -1);
+	if (!wire_unsent(h) || !atomic_load(&h->stalled))
+		return;
+	/* Without room and without a peer there is neither POLLOUT nor POLLHUP. */
+	if (poll(&p, 1, -1) > 0 && (p.revents & POLLRDHUP))
+		conn_ended(h, true);
 }
 
 /* Connected, with something in the ring before us. */

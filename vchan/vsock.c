@@ -80,9 +80,10 @@ int vsock_listen(int fd, uint32_t cid, uint32_t port)
 
 	if (bind(fd, (struct sockaddr *)&a, sizeof a) < 0)
 		return -1;
-	/* A few places, so that a stranger in the queue does not turn the
-	 * rightful client away; the queue dies with the listener. */
-	return listen(fd, 8);
+	/* One place in the queue: whoever else is in there when the listener
+	 * closes believes to be connected and is reset.  Refused, it tries
+	 * again, and waits for the next server. */
+	return listen(fd, 0);
 }
 
 int vsock_accept(int fd, uint32_t *peer_cid)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """./run-tests adds up right: nothing that went wrong can look like success."""
 import re
+import tempfile
 
 import pytest
 
@@ -32,6 +33,7 @@ def run_tests(tmp_path, monkeypatch, capfd):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"test_{name}.py").write_text(text)
     monkeypatch.setattr(sessions, "TESTS", tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(sessions, "build", lambda session, total: True)
 
     def run_tests(*suites, words=(), **fields):

@@ -219,14 +219,24 @@ def test_loopback_client_connects_where_the_formula_says():
     vchan.accept_raw(listener)
 
 
-@pytest.mark.parametrize("server, client, place", [
-    (0, 7, (2, 7)), (7, 0, (7, 2)), (2, 7, (2, 7)), (7, 2, (7, 2))])
-def test_loopback_domain_zero_counts_as_two(server, client, place):
-    """1.4: 0 counts as 2, for server and client alike."""
+ZERO_AND_TWO = [(0, 7, (2, 7)), (7, 0, (7, 2)), (2, 7, (2, 7)), (7, 2, (7, 2))]
+
+
+@pytest.mark.parametrize("server, client, place", ZERO_AND_TWO)
+def test_loopback_server_zero_counts_as_two(server, client, place):
+    """1.4: 0 counts as 2, for server and client alike; here: listening."""
     port = free_port()
     vchan.Address(server, client, port).open_server()
     assert listens(vchan.Address(*place, port).vsock_port)
+
+
+@pytest.mark.parametrize("server, client, place", ZERO_AND_TWO)
+def test_loopback_client_zero_counts_as_two(server, client, place):
+    """1.4: 0 counts as 2, for server and client alike; here: connecting."""
+    port = free_port()
+    listener = vchan.Address(*place, port).listen_raw()
     vchan.Address(server, client, port).open_client()
+    vchan.accept_raw(listener)
 
 
 def test_loopback_keeps_pretended_domains_apart():

@@ -2,7 +2,6 @@
 """The environment variables (design 1.5) and what is said on stderr."""
 import os
 import socket
-import struct
 
 import pytest
 
@@ -75,8 +74,8 @@ def kernel_buffers(before):
             sock = socket.socket(fileno=os.dup(fd))
             with sock:
                 if sock.family == socket.AF_VSOCK:
-                    sizes.append(struct.unpack("Q", sock.getsockopt(
-                        socket.AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, 8))[0])
+                    sizes.append(sock.getsockopt(socket.AF_VSOCK,
+                                                 SO_VM_SOCKETS_BUFFER_SIZE))
     return sizes
 
 
@@ -129,10 +128,20 @@ def test_info_tells_of_a_connection(capfd, monkeypatch):
     assert said(capfd, "info", monkeypatch)
 
 
+def late_server():
+    """A client that tries in vain until its server is there."""
+    address = vchan.Address.fresh()
+    connecting = vchan.Task(address.open_client)
+    assert connecting.asleep()
+    server = address.open_server()
+    connecting.result()
+    until(lambda: server.is_open == CONNECTED)
+
+
 def test_debug_tells_more_than_info(capfd, monkeypatch):
-    """1.5: VCHAN_VSOCK_LOG=debug."""
-    info = said(capfd, "info", monkeypatch)
-    assert len(said(capfd, "debug", monkeypatch)) > len(info)
+    """1.5: VCHAN_VSOCK_LOG=debug: each attempt to connect, too."""
+    info = said(capfd, "info", monkeypatch, late_server)
+    assert len(said(capfd, "debug", monkeypatch, late_server)) > len(info)
 
 
 def provoke():

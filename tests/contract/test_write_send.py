@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """write and send, blocking and not (design 1.3, the table and below it)."""
 import errno
+import socket
 
 import pytest
 
@@ -222,6 +223,17 @@ def test_blocked_writer_fails_when_the_peer_leaves(raw_client, call):
     with pytest.raises(OSError) as caught:
         writing.result()
     assert caught.value.errno == errno.EPIPE
+
+
+@pytest.mark.parametrize("size", [PAGE, MUCH], ids=["small", "large"])
+def test_blocked_writer_fails_at_half_close(raw_client, size):
+    """1.3: EPIPE also when the peer only ends its own direction."""
+    server, peer = raw_client
+    vchan.fill(server)
+    writing = Task(vchan.error_of, server.write, bytes(size))
+    assert writing.asleep()
+    peer.shutdown(socket.SHUT_WR)
+    assert writing.result() == "EPIPE"
 
 
 def test_write_of_more_than_int_would_hold_is_not_attempted(raw_client):

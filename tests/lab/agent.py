@@ -5,7 +5,8 @@ Speaks JSON lines over a virtio-serial port (never vsock: tests break that on
 purpose), with the programs' bytes in base64.
 
 to us:   spawn id argv env cwd [tty=[rows, cols]] | stdin id data | close id
-         kill id sig [group] | resize id rows cols | sync | poweroff
+         kill id sig [group] | resize id rows cols | settime time | sync
+         poweroff
 from us: ready | started id pid | failed id errno error | out id fd data
          eof id fd | exit id code | synced
 
@@ -22,6 +23,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 
 CHUNK = 32 * 1024
 # Above this much unsent output no more is read from the programs.
@@ -173,7 +175,7 @@ class Agent:
         except (OSError, ValueError) as e:
             self.send(ev="failed", id=request["id"],
                       errno=getattr(e, "errno", None) or errno.EINVAL,
-                      error=str(e))
+                      error=getattr(e, "strerror", None) or str(e))
             return
         self.jobs[job.id] = job
         self.main.register(job.pidfd, selectors.EVENT_READ,
@@ -210,6 +212,9 @@ class Agent:
         job = self.jobs.get(request["id"])
         if job and job.stdin is not None:
             resize(job.stdin, request["rows"], request["cols"])
+
+    def do_settime(self, request):
+        time.clock_settime(time.CLOCK_REALTIME, request["time"])
 
     def do_sync(self, request):
         os.sync()

@@ -371,8 +371,13 @@ static void do_pid(char **arg)
 
 static void say_and_exit(int signal_number)
 {
+    char line[64];
+    int size = snprintf(line, sizeof line, "%zu 0 \n", (size_t)flooded);
+
     (void)signal_number;
-    dprintf(report_fd, "%zu 0 \n", (size_t)flooded);
+    /* Nothing that allocates: the signal may have come in malloc. */
+    if (write(report_fd, line, (size_t)size) != size)
+        _exit(3);
     exit(0);
 }
 
@@ -719,9 +724,15 @@ int main(void)
 
     in = stdin;
     out = stdout;
-    /* `in` changes when a command forks. */
-    while (getline(&line, &size, in) > 0)
-        obey(line);
+    /* `in` changes when a command forks; signals may interrupt the reading. */
+    for (;;) {
+        if (getline(&line, &size, in) > 0)
+            obey(line);
+        else if (ferror(in) && errno == EINTR)
+            clearerr(in);
+        else
+            break;
+    }
     free(line);
     return 0;
 }

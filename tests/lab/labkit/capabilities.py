@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from . import initramfs, kernels
 from .errors import LabError
-from .qemu import Qemu, find_qemu, find_virtiofsd
+from .qemu import Qemu, check_root, find_qemu, find_virtiofsd
 
 VMADDR_CID_LOCAL = 1
 PROBE_TIMEOUT = 6
@@ -90,7 +90,10 @@ def kvm_works():
         return Answer(True)             # known from the lab's making
     known = _recall()
     if known is None:
-        known = _probe()
+        try:
+            known = _probe()
+        except LabError as e:
+            return Answer(False, f"it cannot be tried: {e}")
         _remember(known)
     if known == "yes":
         return Answer(True)
@@ -157,7 +160,8 @@ def _read(path):
 
 def missing_things():
     """What the lab needs and this machine does not have."""
-    checks = (kernels.choose, initramfs.busybox, find_qemu, find_virtiofsd)
+    checks = (kernels.choose, initramfs.busybox, find_qemu, find_virtiofsd,
+              check_root)
     missing = []
     for check in checks:
         try:

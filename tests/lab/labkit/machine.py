@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 import weakref
 
 from . import capabilities, initramfs, kernels, klog
@@ -93,6 +94,10 @@ class Machine:
     def devices(self):
         return ()
 
+    def worth_a_retry(self):
+        """Would the boot that failed go better a second time?"""
+        return True
+
     # -- life -------------------------------------------------------------
 
     def __enter__(self):
@@ -101,24 +106,31 @@ class Machine:
     def __exit__(self, *exc):
         self.kill()
 
-    def start(self):
-        """Boot, and wait until programs can be run; one retry is silent."""
+    def start(self, deadline=float("inf")):
+        """Boot, and wait until programs can be run; one retry is silent.
+
+        DEADLINE, of time.monotonic(), is for both attempts together.
+        """
         try:
-            self._boot()
+            self._boot(deadline)
         except BootError:
-            self._boot()
+            if time.monotonic() >= deadline or not self.worth_a_retry():
+                raise
+            self._boot(deadline)
         return self
 
-    def _boot(self):
+    def _boot(self, deadline):
         self.kill()
         if self.qemu:
-            self._earlier += self.qemu.console()
+            if self.channel.ready:      # a failed boot is nobody's business
+                self._earlier += self.qemu.console()
             self.qemu.close()
         started.add(self)
         self.qemu = self._launch()
         self.channel = Channel(self.qemu.control, self.name)
         try:
-            self._await_agent()
+            self._await_agent(min(self.timeout,
+                                  deadline - time.monotonic()))
         except BaseException:
             self.kill()
             raise
@@ -137,16 +149,18 @@ class Machine:
                     self.smp, PORT, [("lab-root", "/", True), *shares],
                     self.devices())
 
-    def _await_agent(self):
+    def _await_agent(self, seconds):
         try:
-            ready = self.channel.wait(lambda: self.channel.ready, self.timeout)
-            what = f"did not boot within {self.timeout} s"
+            ready = self.channel.wait(lambda: self.channel.ready, seconds)
+            what = f"did not boot within {seconds:.0f} s"
         except MachineGone:
             ready = False
             what = "ended while booting"
         if not ready:
             self.kill()
             raise BootError(f"{self.name} {what}\n{self.report()}")
+        # An emulated clock starts late; make would not like it.
+        self.channel.send(op="settime", time=time.time())
 
     def alive(self):
         return self.qemu is not None and self.qemu.alive()
@@ -264,10 +278,10 @@ class Guest(Machine):
     def devices(self):
         return (f"vhost-vsock-pci,guest-cid={self.cid}",)
 
-    def start(self):
+    def start(self, deadline=float("inf")):
         for _ in range(CID_ATTEMPTS):
             try:
-                return super().start()
+                return super().start(deadline)
             except BootError:
                 if not self._cid_taken():
                     raise
@@ -276,12 +290,9 @@ class Guest(Machine):
             self.cid = random.choice(CIDS)
         raise LabError(f"CID {self.cid} is in use by another machine")
 
-    def _boot(self):
-        # The retry is for machines that came to harm, not for this.
-        if not (self.qemu and self._cid_taken()):
-            super()._boot()
-        else:
-            raise BootError(f"CID {self.cid} is in use")
+    def worth_a_retry(self):
+        return not self._cid_taken()
 
     def _cid_taken(self):
-        return "guest cid: Address already in use" in self.qemu.errors()
+        return ("guest cid: Address already in use"
+                in (self.qemu.errors() if self.qemu else ""))

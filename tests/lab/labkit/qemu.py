@@ -34,10 +34,35 @@ def find_virtiofsd():
                    "(on Debian 12 it is in qemu-system-common)")
 
 
-def version():
-    text = subprocess.run([find_qemu(), "--version"], check=True, text=True,
-                          stdout=subprocess.PIPE).stdout
-    return text.split("version ")[-1].split()[0]
+def check_root():
+    if os.geteuid() != 0:
+        raise LabError("virtiofsd serves the whole file system only as root: "
+                       "be root (sudo)")
+
+
+def _virtiofsd(fd, directory, read_only):
+    """The command line, for QEMU's own virtiofsd or the one that followed."""
+    path = find_virtiofsd()
+    known = subprocess.run([path, "--help"], text=True, check=False,
+                           stdout=subprocess.PIPE).stdout
+    argv = [path, f"--fd={fd}"]
+    if "--shared-dir" not in known:
+        return argv + ["-o", f"source={directory}", "-o", "cache=always",
+                       "-o", "sandbox=chroot", "-o", "log_level=err"]
+    argv += [f"--shared-dir={directory}", "--cache=always", "--sandbox=chroot",
+             "--log-level=error"]
+    # An overlay refuses what may be a file system of its own.
+    argv += [option for option in ["--no-announce-submounts"]
+             if option in known]
+    if read_only and "--readonly" in known:
+        argv.append("--readonly")
+    return argv
+
+
+def _environment():
+    """Ours without the sanitizer that a test may have preloaded."""
+    return {name: value for name, value in os.environ.items()
+            if name != "LD_PRELOAD"}
 
 
 class Qemu:
@@ -91,8 +116,9 @@ class Qemu:
         for device in devices:
             argv += ["-device", device]
         self.process = processes.spawn(
-            argv, pass_fds=self._fds, stdin=subprocess.DEVNULL,
-            stdout=self._errors, stderr=self._errors, start_new_session=True)
+            argv, pass_fds=self._fds, env=_environment(),
+            stdin=subprocess.DEVNULL, stdout=self._errors,
+            stderr=self._errors, start_new_session=True)
         self._qmp = Qmp(qmp[0])
 
     def _memfd(self, name, data=b""):
@@ -123,15 +149,15 @@ class Qemu:
                 "-device", f"virtserialport,chardev=agent,name={name}"]
 
     def _share(self, number, tag, directory, read_only):
+        check_root()
         listener, client = processes.connected_listener()
         with listener:
             self._virtiofsds.append(processes.spawn(
-                [find_virtiofsd(), f"--fd={listener.fileno()}",
-                 "-o", f"source={directory}", "-o", "cache=always",
-                 "-o", "sandbox=chroot"],
+                _virtiofsd(listener.fileno(), directory, read_only),
                 read_only=read_only, pass_fds=[listener.fileno()],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=self._errors, start_new_session=True))
+                env=_environment(), stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=self._errors,
+                start_new_session=True))
         return ["-chardev", f"socket,id=fs{number},fd={self._give(client)}",
                 "-device", f"vhost-user-fs-pci,chardev=fs{number},tag={tag}"]
 

@@ -25,7 +25,7 @@ def raw(fd):
         return
     before = termios.tcgetattr(fd)
     try:
-        tty.setraw(fd)
+        tty.setraw(fd, termios.TCSADRAIN)   # keeps what was typed already
         yield
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)

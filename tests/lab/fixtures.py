@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""pytest's way to the lab's guests: load it with pytest_plugins.
+
+Tests that ask for a guest are skipped, with the reason, where this machine
+cannot have any.  What the kernels said meanwhile, this machine's and the
+guests', is looked at in the end, and trouble fails the session.
+"""
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+HERE = pathlib.Path(__file__).resolve().parent
+if str(HERE) not in sys.path:
+    sys.path.insert(0, str(HERE))
+
+import labkit                           # noqa: E402
+
+KERNEL_TROUBLE = 70
+
+
+class Shared:
+    """The session's guest, made when first asked for, and anew if need be."""
+
+    def __init__(self):
+        self.machine = None
+
+    def get(self):
+        """A guest that answers; made anew when a test killed the last one."""
+        if not (self.machine and self.usable()):
+            self.stop()
+            self.machine = labkit.Guest()
+        return self.machine
+
+    def usable(self):
+        if not self.machine.alive():
+            return False
+        try:
+            return self.machine.run(["true"], timeout=20).returncode == 0
+        except (labkit.LabError, subprocess.TimeoutExpired):
+            return False
+
+    def stop(self):
+        if self.machine:
+            self.machine.kill()
+
+
+class State:
+    """What a session keeps: its consoles, and this machine's kernel log."""
+
+    def __init__(self, config):
+        # Elsewhere we did nothing to this kernel that it could complain of.
+        self.log = labkit.OwnLog() if labkit.have_loopback() else None
+        self.machines = []
+        self.shared = Shared()
+        self.problems = []
+        self.kept = []
+        self.config = config
+
+    def adopt(self, machine):
+        if machine not in self.machines:
+            self.machines.append(machine)
+        return machine
+
+    def finish(self):
+        for machine in self.machines:
+            machine.kill()
+        sources = [("this machine", self.log.text())] if self.log else []
+        sources += [(m.name, m.console()) for m in self.machines]
+        for where, text in sources:
+            self.problems += [f"{where}: {line}"
+                              for line in labkit.problems(text)]
+
+
+def pytest_configure(config):
+    config.lab = State(config)
+
+
+def pytest_sessionfinish(session):
+    session.config.lab.finish()
+    if session.config.lab.problems and session.exitstatus in (0, 5):
+        session.exitstatus = KERNEL_TROUBLE
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    lab = config.lab
+    if lab.problems:
+        terminalreporter.section("kernel log", red=True)
+        for line in lab.problems:
+            terminalreporter.line(line)
+    if lab.log and lab.log.reason:
+        terminalreporter.line(f"lab: {lab.log.reason}")
+    for path in lab.kept:
+        terminalreporter.line(f"lab: console kept: {path}")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if not report.failed:
+        return
+    for machine in getattr(item, "lab_machines", []):
+        report.sections.append((machine.name, machine.report()))
+        item.config.lab.kept.append(keep_console(machine, item))
+
+
+def keep_console(machine, item):
+    """Write it where it outlives the session, or at least the test."""
+    directory = os.environ.get("LAB_OUT")
+    if not directory:
+        factory = getattr(item.config, "_tmp_path_factory", None)
+        directory = factory.getbasetemp() if factory else "."
+    name = "".join(c if c.isalnum() else "-" for c in item.name)
+    path = pathlib.Path(directory) / f"{name}-{machine.name}-console.txt"
+    path.write_text(machine.console())
+    return path
+
+
+def require_guests():
+    able = labkit.have_guests()
+    if not able:
+        pytest.skip(f"no guests here: {able.reason}")
+
+
+def use(request, machine):
+    """MACHINE's console belongs into the report if this test fails."""
+    node = request.node
+    node.lab_machines = getattr(node, "lab_machines", []) + [machine]
+    return request.config.lab.adopt(machine)
+
+
+@pytest.fixture
+def guest(request):
+    """A running guest that the session's tests share.
+
+    A test may kill it (the next one gets another), but must leave it unpaused.
+    """
+    require_guests()
+    machine = use(request, request.config.lab.shared.get())
+    return machine if machine.alive() else machine.start()
+
+
+@pytest.fixture
+def fresh_guest(request):
+    """Makes guests for one test: fresh_guest(cid=None, memory="320M", ...).
+
+    They are booted unless start=False is said.
+    """
+    require_guests()
+    made = []
+
+    def make(start=True, **kwargs):
+        machine = labkit.Guest(**kwargs)
+        made.append(machine)
+        use(request, machine)
+        return machine.start() if start else machine
+
+    yield make
+    for machine in made:
+        machine.kill()

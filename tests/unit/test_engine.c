@@ -1,0 +1,1044 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The whole engine, natively: two ends over a Unix socket pair, or one end and
+ * a plain socket.  tests/contract proves the same promises over vsock; here the
+ * sanitizers see every memory access of every thread.
+ */
+#include "unit.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include "libvchan.h"
+#include "vchan/handle.h"
+
+#define RING 4096
+#define SOON_MS 20000 /* on a busy machine, for what takes no time */
+#define QUIET_MS 30   /* how long silence is listened to */
+
+/* ---- the two ends ---- */
+
+struct ends {
+	libvchan_t *a, *b; /* b: NULL when the peer is a plain socket */
+	int plain;         /* -1 when it is not */
+};
+
+static libvchan_t *adopt(int sock, size_t ring)
+{
+	libvchan_t *chan = handle_adopt(sock, ring, ring);
+
+	assert_non_null(chan);
+	return chan;
+}
+
+static void make_pair(int fds[2])
+{
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+}
+
+static int setup_environment(void **state)
+{
+	(void)state;
+	/* So that nobody asks /dev/vsock. */
+	setenv("VCHAN_DOMAIN", "7", 1);
+	setenv("VCHAN_VSOCK_LINGER_MS", "10000", 1);
+	return 0;
+}
+
+static int setup_two(void **state)
+{
+	static struct ends ends;
+	int fds[2];
+
+	setup_environment(state);
+	make_pair(fds);
+	ends = (struct ends){ adopt(fds[0], RING), adopt(fds[1], RING), -1 };
+	*state = &ends;
+	return 0;
+}
+
+static int setup_plain(void **state)
+{
+	static struct ends ends;
+	int fds[2];
+
+	setup_environment(state);
+	make_pair(fds);
+	ends = (struct ends){ adopt(fds[0], RING), NULL, fds[1] };
+	*state = &ends;
+	return 0;
+}
+
+static void hang_up(struct ends *e)
+{
+	if (e->plain >= 0)
+		close(e->plain);
+	e->plain = -1;
+}
+
+static int teardown(void **state)
+{
+	struct ends *e = *state;
+
+	hang_up(e);
+	libvchan_close(e->a);
+	libvchan_close(e->b);
+	return 0;
+}
+
+/* ---- what the tests look at ---- */
+
+/* The events of the fd to select on, within ms. */
+static int readiness(libvchan_t *chan, int ms)
+{
+	struct pollfd p = { libvchan_fd_for_select(chan),
+			    POLLIN | POLLPRI | POLLRDHUP, 0 };
+
+	assert_true(p.fd >= 0);
+	return poll(&p, 1, ms) > 0 ? p.revents : 0;
+}
+
+static void assert_ready(libvchan_t *chan)
+{
+	assert_int_equal(readiness(chan, SOON_MS), POLLIN);
+}
+
+static void assert_quiet(libvchan_t *chan)
+{
+	assert_int_equal(readiness(chan, QUIET_MS), 0);
+}
+
+/* Takes the event of the connection, so that what comes is new. */
+static void settle(libvchan_t *chan)
+{
+	assert_ready(chan);
+	assert_int_equal(libvchan_wait(chan), 0);
+	assert_quiet(chan);
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * INT64_C(1000) + now.tv_nsec / 1000000;
+}
+
+static char byte_at(uint64_t n)
+{
+	return (char)((n * UINT64_C(0x9e3779b97f4a7c15)) >> 56);
+}
+
+static void fill(char *data, uint64_t first, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		data[i] = byte_at(first + i);
+}
+
+static void check(const char *data, uint64_t first, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (data[i] != byte_at(first + i))
+			fail_msg("byte %llu is wrong", (unsigned long long)(first + i));
+}
+
+static void plain_write(int fd, const char *data, size_t n)
+{
+	while (n > 0) {
+		ssize_t went = send(fd, data, n, MSG_NOSIGNAL);
+
+		assert_true(went > 0);
+		data += went;
+		n -= (size_t)went;
+	}
+}
+
+static void plain_read(int fd, char *data, size_t n)
+{
+	assert_int_equal(recv(fd, data, n, MSG_WAITALL), n);
+}
+
+static void await_disconnected(libvchan_t *chan)
+{
+	while (libvchan_is_open(chan) == VCHAN_CONNECTED)
+		libvchan_wait(chan);
+	assert_int_equal(libvchan_is_open(chan), VCHAN_DISCONNECTED);
+}
+
+/* A thread that a test starts and joins. */
+static pthread_t start(void *(*function)(void *), void *arg)
+{
+	pthread_t thread;
+
+	assert_int_equal(pthread_create(&thread, NULL, function, arg), 0);
+	return thread;
+}
+
+/* ---- streams: random sizes and calls, every byte checked ---- */
+
+struct stream {
+	libvchan_t *chan;
+	uint64_t seed, total;
+	bool blocking;
+	bool failed;
+	atomic_bool over;
+};
+
+/* Asserts belong to the main thread: here the failure is noted. */
+static bool stream_failed(struct stream *s, const char *what, int result)
+{
+	fprintf(stderr, "%s: %d, errno %d\n", what, result, errno);
+	s->failed = true;
+	return false;
+}
+
+static bool write_step(struct stream *s, struct random *r, uint64_t *done)
+{
+	static _Thread_local char data[3 * RING];
+	uint64_t left = s->total - *done;
+	bool whole = random_next(r) & 1;
+	size_t n = 1 + random_size(r, (whole ? RING : sizeof(data)) - 1);
+	int result;
+
+	if (n > left)
+		n = (size_t)left;
+	fill(data, *done, n);
+	result = whole ? libvchan_send(s->chan, data, n) : libvchan_write(s->chan, data, n);
+	if (result < 0 || (result != (int)n && (whole || s->blocking) &&
+			   (s->blocking || result != 0)))
+		return stream_failed(s, whole ? "send" : "write", result);
+	if (result == 0 && libvchan_wait(s->chan) != 0)
+		return stream_failed(s, "wait", -1);
+	*done += (uint64_t)result;
+	return true;
+}
+
+static bool read_step(struct stream *s, struct random *r, uint64_t *done)
+{
+	static _Thread_local char data[3 * RING];
+	uint64_t left = s->total - *done;
+	bool exactly = random_next(r) & 1;
+	size_t n = 1 + random_size(r, (exactly ? RING : sizeof(data)) - 1);
+	int result;
+
+	if (n > left)
+		n = (size_t)left;
+	result = exactly ? libvchan_recv(s->chan, data, n) : libvchan_read(s->chan, data, n);
+	if (result < 0 || result > (int)n || (s->blocking && result == 0) ||
+	    (exactly && result != 0 && result != (int)n))
+		return stream_failed(s, exactly ? "recv" : "read", result);
+	for (int i = 0; i < result; i++)
+		if (data[i] != byte_at(*done + (uint64_t)i))
+			return stream_failed(s, "a byte is wrong", i);
+	/* A non-blocking recv may want more than will fit before a read: only
+	 * the events say when to ask again. */
+	if (result == 0 && !s->blocking && libvchan_wait(s->chan) != 0)
+		return stream_failed(s, "wait", -1);
+	*done += (uint64_t)result;
+	return true;
+}
+
+static void *write_stream(void *arg)
+{
+	struct stream *s = arg;
+	struct random r = { s->seed };
+	uint64_t done = 0;
+
+	while (done < s->total && write_step(s, &r, &done))
+		;
+	atomic_store(&s->over, true);
+	return NULL;
+}
+
+static void *read_stream(void *arg)
+{
+	struct stream *s = arg;
+	struct random r = { s->seed };
+	uint64_t done = 0;
+
+	while (done < s->total && read_step(s, &r, &done))
+		;
+	atomic_store(&s->over, true);
+	return NULL;
+}
+
+/* `number`: a signal that hits all four threads all the time, or 0. */
+static void stream_both_ways(struct ends *e, bool blocking, uint64_t total, int number)
+{
+	struct random r = random_start();
+	struct stream streams[4] = {
+		{ e->a, random_next(&r), total, blocking, false, false },
+		{ e->b, random_next(&r), total, blocking, false, false },
+		{ e->b, random_next(&r), total, blocking, false, false },
+		{ e->a, random_next(&r), total, blocking, false, false },
+	};
+	pthread_t threads[4];
+
+	libvchan_set_blocking(e->a, blocking);
+	libvchan_set_blocking(e->b, blocking);
+	for (int i = 0; i < 4; i++)
+		threads[i] = start(i & 1 ? read_stream : write_stream, &streams[i]);
+	for (int i = 0; i < 4; i++)
+		while (number && !atomic_load(&streams[i].over))
+			for (int j = 0; j < 4; j++)
+				pthread_kill(threads[j], number);
+	for (int i = 0; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	for (int i = 0; i < 4; i++)
+		assert_false(streams[i].failed);
+}
+
+static void blocking_streams_both_ways_arrive_whole(void **state)
+{
+	stream_both_ways(*state, true, 8 << 20, 0);
+}
+
+/* One way: two threads of one handle cannot share its events. */
+static void non_blocking_stream_arrives_whole(void **state)
+{
+	struct ends *e = *state;
+	struct stream out = { e->a, 11, 4 << 20, false, false, false };
+	struct stream in = { e->b, 22, 4 << 20, false, false, false };
+	pthread_t writer;
+
+	libvchan_set_blocking(e->a, false);
+	libvchan_set_blocking(e->b, false);
+	writer = start(write_stream, &out);
+	read_stream(&in);
+	pthread_join(writer, NULL);
+	assert_false(out.failed || in.failed);
+}
+
+static void round_trips_of_every_size_come_back_whole(void **state)
+{
+	struct ends *e = *state;
+	struct random r = random_start();
+	char out[RING], back[RING];
+
+	for (uint64_t i = 0; i < 20000; i++) {
+		size_t n = 1 + random_size(&r, RING - 1);
+
+		fill(out, i, n);
+		assert_int_equal(libvchan_send(e->a, out, n), n);
+		assert_int_equal(libvchan_recv(e->b, back, n), n);
+		assert_int_equal(libvchan_send(e->b, back, n), n);
+		memset(back, 0, n);
+		assert_int_equal(libvchan_recv(e->a, back, n), n);
+		check(back, i, n);
+	}
+}
+
+static void *send_many_small(void *arg)
+{
+	libvchan_t *chan = arg;
+
+	for (uint64_t i = 0; i < 100000; i++) {
+		char byte = byte_at(i);
+
+		if (libvchan_write(chan, &byte, 1) != 1)
+			break;
+	}
+	return NULL;
+}
+
+static void many_small_writes_arrive_at_a_late_reader(void **state)
+{
+	struct ends *e = *state;
+	pthread_t writer = start(send_many_small, e->a);
+	static char data[100000];
+
+	plain_read(e->plain, data, sizeof(data));
+	pthread_join(writer, NULL);
+	check(data, 0, sizeof(data));
+}
+
+/* ---- events ---- */
+
+static void fd_is_quiet_after_wait_although_data_is_unread(void **state)
+{
+	struct ends *e = *state;
+
+	settle(e->a);
+	plain_write(e->plain, "xyz", 3);
+	settle(e->a);
+	assert_int_equal(libvchan_data_ready(e->a), 3);
+}
+
+static void fd_is_quiet_after_wait_although_the_ring_is_full(void **state)
+{
+	struct ends *e = *state;
+	static char data[2 * RING];
+
+	settle(e->a);
+	plain_write(e->plain, data, sizeof(data));
+	settle(e->a);
+	assert_int_equal(libvchan_data_ready(e->a), RING);
+}
+
+static void asking_for_data_does_not_take_its_event(void **state)
+{
+	struct ends *e = *state;
+
+	settle(e->a);
+	plain_write(e->plain, "xyz", 3);
+	while (libvchan_data_ready(e->a) < 3)
+		;
+	settle(e->a);
+}
+
+static void each_arrival_makes_the_fd_readable_again(void **state)
+{
+	struct ends *e = *state;
+
+	settle(e->a);
+	for (int i = 1; i <= 100; i++) {
+		plain_write(e->plain, "x", 1);
+		assert_ready(e->a);
+		assert_int_equal(libvchan_wait(e->a), 0);
+		assert_int_equal(libvchan_data_ready(e->a), i);
+	}
+}
+
+static void wait_after_a_ready_fd_returns_although_the_data_was_read(void **state)
+{
+	struct ends *e = *state;
+	char byte;
+
+	settle(e->a);
+	for (int i = 0; i < 1000; i++) {
+		plain_write(e->plain, "x", 1);
+		assert_ready(e->a);
+		assert_int_equal(libvchan_read(e->a, &byte, 1), 1);
+		assert_int_equal(libvchan_wait(e->a), 0);
+	}
+}
+
+/* Fills the ring each time, and more than that. */
+static void *write_ring_fulls(void *arg)
+{
+	struct ends *e = arg;
+	char data[2 * RING];
+	uint64_t done = 0;
+
+	for (int i = 0; i < 2000; i++) {
+		size_t n = i % 3 == 0 ? RING : i % 3 == 1 ? 2 * RING : 1;
+
+		fill(data, done, n);
+		if (send(e->plain, data, n, MSG_NOSIGNAL) != (ssize_t)n)
+			break;
+		done += n;
+	}
+	shutdown(e->plain, SHUT_WR);
+	return NULL;
+}
+
+static void reader_of_exactly_what_is_ready_never_sleeps_for_ever(void **state)
+{
+	struct ends *e = *state;
+	pthread_t writer = start(write_ring_fulls, e);
+	uint64_t done = 0;
+	char data[RING];
+
+	do {
+		int ready;
+
+		assert_ready(e->a);
+		assert_int_equal(libvchan_wait(e->a), 0);
+		ready = libvchan_data_ready(e->a);
+		assert_in_range(ready, 0, RING);
+		if (ready == 0)
+			continue;
+		assert_int_equal(libvchan_read(e->a, data, (size_t)ready), ready);
+		check(data, done, (size_t)ready);
+		done += (uint64_t)ready;
+	} while (libvchan_is_open(e->a) || libvchan_data_ready(e->a));
+	pthread_join(writer, NULL);
+	assert_int_equal(done, (UINT64_C(667) + 667 * 2) * RING + 666);
+}
+
+static void room_makes_the_fd_readable_for_who_saw_too_little(void **state)
+{
+	struct ends *e = *state;
+	static char data[1 << 20];
+	size_t written = 0;
+	int n;
+
+	libvchan_set_blocking(e->a, false);
+	settle(e->a);
+	while ((n = libvchan_write(e->a, data, RING)) > 0)
+		written += (size_t)n;
+	assert_int_equal(n, 0);
+	assert_int_equal(libvchan_buffer_space(e->a), 0);
+	assert_quiet(e->a);
+	assert_true(written <= sizeof(data));
+	plain_read(e->plain, data, written);
+	assert_ready(e->a);
+	libvchan_wait(e->a);
+	assert_true(libvchan_buffer_space(e->a) > 0);
+}
+
+static void *write_a_megabyte(void *arg)
+{
+	struct stream *s = arg;
+	static char data[1 << 20];
+
+	s->failed = libvchan_write(s->chan, data, sizeof(data)) != sizeof(data);
+	return NULL;
+}
+
+static void room_wakes_a_blocked_writer(void **state)
+{
+	struct ends *e = *state;
+	struct stream s = { .chan = e->a };
+	pthread_t writer = start(write_a_megabyte, &s);
+	static char data[1 << 20];
+
+	plain_read(e->plain, data, sizeof(data));
+	pthread_join(writer, NULL);
+	assert_false(s.failed);
+}
+
+static void what_buffer_space_promises_never_blocks(void **state)
+{
+	struct ends *e = *state;
+	static char data[RING];
+
+	/* In blocking mode: a broken promise would hang, and the peer does not
+	 * read. */
+	for (int space; (space = libvchan_buffer_space(e->a)) > 0;)
+		assert_int_equal(libvchan_write(e->a, data, (size_t)space), space);
+	hang_up(e);
+}
+
+static void data_ready_makes_progress_by_itself(void **state)
+{
+	struct ends *e = *state;
+
+	plain_write(e->plain, "0123456789", 10);
+	while (libvchan_data_ready(e->a) < 10)
+		;
+	assert_int_equal(libvchan_data_ready(e->a), 10);
+}
+
+/* ---- rows of the table ---- */
+
+static void empty_non_blocking_reads_return_0(void **state)
+{
+	struct ends *e = *state;
+	char data[10];
+
+	libvchan_set_blocking(e->a, false);
+	assert_int_equal(libvchan_read(e->a, data, 10), 0);
+	assert_int_equal(libvchan_recv(e->a, data, 10), 0);
+	plain_write(e->plain, "12345", 5);
+	while (libvchan_data_ready(e->a) < 5)
+		;
+	assert_int_equal(libvchan_recv(e->a, data, 10), 0);
+	assert_int_equal(libvchan_read(e->a, data, 10), 5);
+}
+
+static void more_than_the_ring_at_once_is_emsgsize(void **state)
+{
+	struct ends *e = *state;
+	static char data[RING + 1];
+
+	for (int blocking = 0; blocking < 2; blocking++) {
+		libvchan_set_blocking(e->a, blocking);
+		assert_errno(libvchan_send(e->a, data, RING + 1), -1, EMSGSIZE);
+		assert_errno(libvchan_recv(e->a, data, RING + 1), -1, EMSGSIZE);
+	}
+	assert_int_equal(libvchan_send(e->a, data, RING), RING);
+}
+
+static void read_takes_at_most_a_ring(void **state)
+{
+	struct ends *e = *state;
+	static char data[3 * RING];
+	size_t left = sizeof(data);
+
+	plain_write(e->plain, data, sizeof(data));
+	while (left > 0) {
+		int n = libvchan_read(e->a, data, sizeof(data));
+
+		assert_in_range(n, 1, RING);
+		left -= (size_t)n;
+	}
+}
+
+static void size_0_returns_0_and_no_buffer_is_einval(void **state)
+{
+	struct ends *e = *state;
+
+	assert_int_equal(libvchan_write(e->a, NULL, 0), 0);
+	assert_int_equal(libvchan_send(e->a, NULL, 0), 0);
+	assert_int_equal(libvchan_read(e->a, NULL, 0), 0);
+	assert_int_equal(libvchan_recv(e->a, NULL, 0), 0);
+	assert_errno(libvchan_write(e->a, NULL, 1), -1, EINVAL);
+	assert_errno(libvchan_send(e->a, NULL, 1), -1, EINVAL);
+	assert_errno(libvchan_read(e->a, NULL, 1), -1, EINVAL);
+	assert_errno(libvchan_recv(e->a, NULL, 1), -1, EINVAL);
+}
+
+/* ---- the end ---- */
+
+static void what_came_before_the_end_can_be_read(void **state)
+{
+	struct ends *e = *state;
+	static char data[3 * RING];
+	uint64_t done = 0;
+
+	fill(data, 0, sizeof(data));
+	plain_write(e->plain, data, sizeof(data));
+	hang_up(e);
+	/* A failed write must not end the reading. */
+	await_disconnected(e->a);
+	assert_errno(libvchan_write(e->a, "x", 1), -1, EPIPE);
+	assert_errno(libvchan_send(e->a, "x", 1), -1, EPIPE);
+	while (libvchan_is_open(e->a) || libvchan_data_ready(e->a)) {
+		int n = libvchan_read(e->a, data, 1000);
+
+		assert_true(n > 0);
+		check(data, done, (size_t)n);
+		done += (uint64_t)n;
+	}
+	assert_int_equal(done, 3 * RING);
+	assert_errno(libvchan_read(e->a, data, 1), -1, ECONNRESET);
+	assert_errno(libvchan_recv(e->a, data, 1), -1, ECONNRESET);
+	assert_int_equal(libvchan_data_ready(e->a), 0);
+	assert_int_equal(libvchan_buffer_space(e->a), 0);
+	assert_int_equal(libvchan_wait(e->a), 0);
+}
+
+static void end_is_one_event_and_then_silence(void **state)
+{
+	struct ends *e = *state;
+
+	settle(e->a);
+	hang_up(e);
+	settle(e->a);
+	assert_int_equal(libvchan_is_open(e->a), VCHAN_DISCONNECTED);
+	assert_quiet(e->a);
+}
+
+static void end_after_a_half_close_is_no_second_event(void **state)
+{
+	struct ends *e = *state;
+
+	settle(e->a);
+	shutdown(e->plain, SHUT_WR);
+	settle(e->a);
+	assert_int_equal(libvchan_is_open(e->a), VCHAN_DISCONNECTED);
+	hang_up(e);
+	assert_quiet(e->a);
+}
+
+static void asking_for_the_state_does_not_take_the_event_of_the_end(void **state)
+{
+	struct ends *e = *state;
+
+	settle(e->a);
+	hang_up(e);
+	while (libvchan_is_open(e->a))
+		sched_yield();
+	assert_ready(e->a);
+}
+
+static void end_is_an_event_also_when_nobody_calls(void **state)
+{
+	struct ends *e = *state;
+
+	settle(e->a);
+	hang_up(e);
+	assert_ready(e->a);
+	assert_int_equal(libvchan_wait(e->a), 0);
+	assert_int_equal(libvchan_is_open(e->a), VCHAN_DISCONNECTED);
+}
+
+static void recv_of_more_than_came_is_econnreset_and_leaves_it(void **state)
+{
+	struct ends *e = *state;
+	char data[10];
+
+	plain_write(e->plain, "12345", 5);
+	hang_up(e);
+	assert_errno(libvchan_recv(e->a, data, 10), -1, ECONNRESET);
+	assert_int_equal(libvchan_recv(e->a, data, 5), 5);
+	assert_memory_equal(data, "12345", 5);
+}
+
+static void *blocked_read(void *arg)
+{
+	struct stream *s = arg;
+	char byte;
+
+	s->failed = libvchan_read(s->chan, &byte, 1) != -1 || errno != ECONNRESET;
+	return NULL;
+}
+
+static void end_wakes_a_blocked_reader(void **state)
+{
+	struct ends *e = *state;
+	struct stream s = { .chan = e->a };
+	pthread_t reader = start(blocked_read, &s);
+
+	hang_up(e);
+	pthread_join(reader, NULL);
+	assert_false(s.failed);
+}
+
+static void *blocked_write(void *arg)
+{
+	struct stream *s = arg;
+	static char data[64 << 20];
+
+	s->failed = libvchan_write(s->chan, data, sizeof(data)) != -1 || errno != EPIPE;
+	return NULL;
+}
+
+static void end_wakes_a_blocked_writer(void **state)
+{
+	struct ends *e = *state;
+	struct stream s = { .chan = e->a };
+	pthread_t writer = start(blocked_write, &s);
+	char some[RING];
+
+	plain_read(e->plain, some, sizeof(some));
+	hang_up(e);
+	pthread_join(writer, NULL);
+	assert_false(s.failed);
+}
+
+/* ---- close, exit, fork, signals ---- */
+
+static void *read_to_the_end(void *arg)
+{
+	struct ends *e = arg;
+	static char data[1 << 20];
+	uint64_t done = 0;
+	ssize_t n;
+
+	while ((n = read(e->plain, data, sizeof(data))) > 0) {
+		for (ssize_t i = 0; i < n; i++)
+			if (data[i] != byte_at(done + (uint64_t)i))
+				return NULL;
+		done += (uint64_t)n;
+	}
+	return (void *)(uintptr_t)done;
+}
+
+static size_t fill_up(libvchan_t *chan)
+{
+	char data[RING];
+	size_t done = 0;
+	int n;
+
+	libvchan_set_blocking(chan, false);
+	do {
+		fill(data, done, sizeof(data));
+		n = libvchan_write(chan, data, sizeof(data));
+		assert_true(n >= 0);
+		done += (size_t)n;
+	} while (n > 0);
+	return done;
+}
+
+static void close_delivers_what_was_written(void **state)
+{
+	struct ends *e = *state;
+	size_t written = fill_up(e->a);
+	pthread_t reader = start(read_to_the_end, e);
+	void *got;
+
+	libvchan_close(e->a);
+	e->a = NULL;
+	pthread_join(reader, &got);
+	assert_int_equal((uintptr_t)got, written);
+}
+
+static void close_waits_no_longer_than_the_linger_time(void **state)
+{
+	struct capture capture;
+	int fds[2];
+	libvchan_t *chan;
+	int64_t start_ms;
+
+	(void)state;
+	setup_environment(state);
+	setenv("VCHAN_VSOCK_LINGER_MS", "200", 1);
+	make_pair(fds);
+	chan = adopt(fds[0], RING);
+	fill_up(chan);
+	start_ms = now_ms();
+	capture_start(&capture);
+	libvchan_close(chan);
+	capture_end(&capture);
+	assert_in_range(now_ms() - start_ms, 190, SOON_MS);
+	assert_one_line(capture.text);
+	close(fds[1]);
+}
+
+static void thousand_handles_leave_nothing_behind(void **state)
+{
+	int fds_before = 0, mappings_before = 0, threads_before = 0;
+
+	setup_environment(state);
+	for (int i = 0; i < 1000; i++) {
+		struct ends e;
+		int fds[2];
+		char byte = 'x';
+
+		if (i == 10) { /* what is made once has been made */
+			fds_before = count_fds();
+			mappings_before = count_mappings("vchan-ring");
+			threads_before = count_mappings("stack");
+		}
+		make_pair(fds);
+		e.a = adopt(fds[0], RING);
+		e.b = adopt(fds[1], RING);
+		assert_int_equal(libvchan_write(e.a, &byte, 1), 1);
+		if (i & 1)
+			assert_int_equal(libvchan_read(e.b, &byte, 1), 1);
+		libvchan_close(i & 2 ? e.a : e.b);
+		libvchan_close(i & 2 ? e.b : e.a);
+	}
+	assert_int_equal(count_fds(), fds_before);
+	assert_int_equal(count_mappings("vchan-ring"), mappings_before);
+	assert_int_equal(count_mappings("stack"), threads_before);
+}
+
+/* Forks only while the handle's thread sleeps: it might hold a lock of the
+ * sanitizer's allocator, which no one in the child would ever release. */
+static int run_child(void (*body)(struct ends *), struct ends *e)
+{
+	int status;
+	pid_t child;
+
+	while (!atomic_load(&e->a->idle))
+		sched_yield();
+	fflush(NULL);
+	child = fork();
+	assert_true(child >= 0);
+	if (child == 0) {
+		body(e);
+		_exit(100);
+	}
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+static void forked_child(struct ends *e)
+{
+	char byte;
+
+	if (libvchan_is_open(e->a) != VCHAN_DISCONNECTED)
+		_exit(1);
+	if (libvchan_write(e->a, "x", 1) != -1 || errno != EPIPE)
+		_exit(2);
+	if (libvchan_read(e->a, &byte, 1) != -1 || errno != ECONNRESET)
+		_exit(3);
+	if (libvchan_data_ready(e->a) || libvchan_buffer_space(e->a))
+		_exit(4);
+	if (libvchan_fd_for_select(e->a) != -1 || errno != EPIPE)
+		_exit(5);
+	if (libvchan_wait(e->a) != 0)
+		_exit(6);
+	libvchan_close(e->a);
+	_exit(0);
+}
+
+static void forked_child_has_dead_copies_and_the_parent_notices_nothing(void **state)
+{
+	struct ends *e = *state;
+	char data[3];
+
+	assert_int_equal(run_child(forked_child, e), 0);
+	assert_int_equal(libvchan_is_open(e->a), VCHAN_CONNECTED);
+	plain_write(e->plain, "abc", 3);
+	assert_int_equal(libvchan_recv(e->a, data, 3), 3);
+	assert_int_equal(libvchan_send(e->a, "def", 3), 3);
+	plain_read(e->plain, data, 3);
+	assert_memory_equal(data, "def", 3);
+}
+
+static void child_that_opens_its_own(struct ends *e)
+{
+	int fds[2];
+	libvchan_t *chan;
+	char byte;
+
+	(void)e;
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0)
+		_exit(1);
+	chan = handle_adopt(fds[0], RING, RING);
+	if (!chan || libvchan_write(chan, "x", 1) != 1 || read(fds[1], &byte, 1) != 1)
+		_exit(2);
+	/* The parent's copy last: the order must not matter. */
+	libvchan_close(chan);
+	libvchan_close(e->a);
+	_exit(0);
+}
+
+static void forked_child_can_open_channels_of_its_own(void **state)
+{
+	assert_int_equal(run_child(child_that_opens_its_own, *state), 0);
+}
+
+static void dead_parent_is_noticed_although_a_child_lives(void **state)
+{
+	int fds[2], stay[2];
+	char byte;
+	pid_t parent;
+
+	setup_environment(state);
+	make_pair(fds);
+	assert_int_equal(pipe(stay), 0);
+	parent = fork();
+	assert_true(parent >= 0);
+	if (parent == 0) {
+		libvchan_t *chan;
+
+		close(fds[1]);
+		chan = handle_adopt(fds[0], RING, RING);
+		if (chan && fork() == 0) {
+			/* Lives until the test has seen the end. */
+			close(stay[1]);
+			_exit(read(stay[0], &byte, 1) != 0);
+		}
+		_exit(0);
+	}
+	close(fds[0]);
+	assert_int_equal(read(fds[1], &byte, 1), 0);
+	close(stay[1]);
+	close(stay[0]);
+	close(fds[1]);
+	waitpid(parent, NULL, 0);
+}
+
+static int report_to;
+static size_t reported;
+
+static void report(void)
+{
+	if (write(report_to, &reported, sizeof(reported)) != sizeof(reported))
+		_exit(2);
+}
+
+static void exiting_child(int sock, int to)
+{
+	libvchan_t *chan = handle_adopt(sock, RING, RING);
+
+	if (!chan)
+		_exit(1);
+	reported = fill_up(chan);
+	report_to = to;
+	/* In the middle of exit(): from there on nobody has time to spare. */
+	atexit(report);
+	exit(0);
+}
+
+static void exit_without_close_delivers_what_was_written(void **state)
+{
+	struct ends e = { NULL, NULL, -1 };
+	int fds[2], pipes[2];
+	size_t written = 0;
+	void *got;
+
+	setup_environment(state);
+	make_pair(fds);
+	assert_int_equal(pipe(pipes), 0);
+	fflush(NULL);
+	pid_t child = fork();
+	assert_true(child >= 0);
+	if (child == 0) {
+		close(fds[1]);
+		exiting_child(fds[0], pipes[1]);
+	}
+	close(fds[0]);
+	/* It is exiting before anybody reads. */
+	assert_int_equal(read(pipes[0], &written, sizeof(written)), sizeof(written));
+	e.plain = fds[1];
+	got = read_to_the_end(&e);
+	waitpid(child, NULL, 0);
+	close(fds[1]);
+	close(pipes[0]);
+	close(pipes[1]);
+	assert_true(written > RING);
+	assert_int_equal((uintptr_t)got, written);
+}
+
+static void on_alarm(int number)
+{
+	(void)number;
+}
+
+static void signals_make_no_call_fail(void **state)
+{
+	struct sigaction action = { .sa_handler = on_alarm }, kept;
+
+	sigaction(SIGALRM, &action, &kept);
+	stream_both_ways(*state, true, 1 << 20, SIGALRM);
+	sigaction(SIGALRM, &kept, NULL);
+}
+
+static void writing_to_nobody_raises_no_sigpipe(void **state)
+{
+	struct ends *e = *state;
+	struct sigaction kept;
+
+	sigaction(SIGPIPE, &(struct sigaction){ .sa_handler = SIG_DFL }, &kept);
+	hang_up(e);
+	for (int i = 0; i < 10; i++) {
+		int n = libvchan_write(e->a, "x", 1);
+
+		assert_true(n == 1 || (n == -1 && errno == EPIPE));
+	}
+	sigaction(SIGPIPE, &kept, NULL);
+}
+
+#define TWO_TEST(name) cmocka_unit_test_setup_teardown(name, setup_two, teardown)
+#define PLAIN_TEST(name) cmocka_unit_test_setup_teardown(name, setup_plain, teardown)
+
+static const struct CMUnitTest tests[] = {
+	TWO_TEST(blocking_streams_both_ways_arrive_whole),
+	TWO_TEST(non_blocking_stream_arrives_whole),
+	TWO_TEST(round_trips_of_every_size_come_back_whole),
+	PLAIN_TEST(many_small_writes_arrive_at_a_late_reader),
+	PLAIN_TEST(fd_is_quiet_after_wait_although_data_is_unread),
+	PLAIN_TEST(fd_is_quiet_after_wait_although_the_ring_is_full),
+	PLAIN_TEST(asking_for_data_does_not_take_its_event),
+	PLAIN_TEST(each_arrival_makes_the_fd_readable_again),
+	PLAIN_TEST(wait_after_a_ready_fd_returns_although_the_data_was_read),
+	PLAIN_TEST(reader_of_exactly_what_is_ready_never_sleeps_for_ever),
+	PLAIN_TEST(room_makes_the_fd_readable_for_who_saw_too_little),
+	PLAIN_TEST(room_wakes_a_blocked_writer),
+	PLAIN_TEST(what_buffer_space_promises_never_blocks),
+	PLAIN_TEST(data_ready_makes_progress_by_itself),
+	PLAIN_TEST(empty_non_blocking_reads_return_0),
+	PLAIN_TEST(more_than_the_ring_at_once_is_emsgsize),
+	PLAIN_TEST(read_takes_at_most_a_ring),
+	PLAIN_TEST(size_0_returns_0_and_no_buffer_is_einval),
+	PLAIN_TEST(what_came_before_the_end_can_be_read),
+	PLAIN_TEST(end_is_one_event_and_then_silence),
+	PLAIN_TEST(end_after_a_half_close_is_no_second_event),
+	PLAIN_TEST(asking_for_the_state_does_not_take_the_event_of_the_end),
+	PLAIN_TEST(end_is_an_event_also_when_nobody_calls),
+	PLAIN_TEST(recv_of_more_than_came_is_econnreset_and_leaves_it),
+	PLAIN_TEST(end_wakes_a_blocked_reader),
+	PLAIN_TEST(end_wakes_a_blocked_writer),
+	PLAIN_TEST(close_delivers_what_was_written),
+	cmocka_unit_test(close_waits_no_longer_than_the_linger_time),
+	cmocka_unit_test(thousand_handles_leave_nothing_behind),
+	PLAIN_TEST(forked_child_has_dead_copies_and_the_parent_notices_nothing),
+	PLAIN_TEST(forked_child_can_open_channels_of_its_own),
+	cmocka_unit_test(dead_parent_is_noticed_although_a_child_lives),
+	cmocka_unit_test(exit_without_close_delivers_what_was_written),
+	TWO_TEST(signals_make_no_call_fail),
+	PLAIN_TEST(writing_to_nobody_raises_no_sigpipe),
+};
+
+UNIT_MAIN(tests)
