@@ -425,11 +425,23 @@ def until(condition, seconds=SOON):
 class Task(threading.Thread):
     """A call in a thread of its own."""
 
+    living = []  # those of the running test
+
     def __init__(self, function, *arguments):
         super().__init__(daemon=True)
         self.function, self.arguments = function, arguments
         self.value = self.error = None
         self.start()
+        Task.living.append(self)
+
+    @classmethod
+    def all_ended(cls, seconds=2):
+        """Give the threads of a test a moment to end; did they all?"""
+        tasks, cls.living = cls.living, []
+        deadline = time.monotonic() + seconds
+        for task in tasks:
+            task.join(max(0, deadline - time.monotonic()))
+        return not any(task.is_alive() for task in tasks)
 
     def run(self):
         try:
