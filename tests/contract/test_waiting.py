@@ -122,7 +122,10 @@ def test_wait_blocks_until_the_client_comes(server):
 def test_wait_blocks_although_there_was_a_greeting(server):
     """1.3 WAITING: writing is not an event of the writer's own."""
     server.write(b"hello")
-    assert Task(server.wait).asleep()
+    waiting = Task(server.wait)
+    assert waiting.asleep()
+    come(server)
+    waiting.result()
 
 
 def test_nonblocking_read_and_recv_return_zero(server):
