@@ -50,6 +50,7 @@
 
 #define GATHER (200 * CLOCK_US)
 #define RETRY_FIRST (1 * CLOCK_MS)
+#define RETRY_SOON (20 * CLOCK_MS)
 #define RETRY_MOST (100 * CLOCK_MS)
 #define PROBE_EVERY (2 * CLOCK_S)
 /* A program that another thread is starting holds the fds of a server that has
@@ -228,32 +229,46 @@ static enum accepted accept_one(libvchan_t *h)
 	return right ? CLIENT : stranger ? STRANGER : NOBODY;
 }
 
-/* Does the client's machine exist?  Nothing but ENODEV says no. */
-static bool machine_exists(libvchan_t *h)
+enum presence { MISSING, PRESENT, UNKNOWN };
+
+/* Does the client's machine exist? */
+static enum presence look_for_machine(libvchan_t *h)
 {
-	bool exists = true;
+	int err = 0;
 
 	if (open_socket(h, &h->attempt) < 0)
-		return true;
-	if (vsock_connect(h->attempt, h->peer_cid, h->port) < 0 && errno == ENODEV)
-		exists = false;
+		return UNKNOWN;
+	if (vsock_connect(h->attempt, h->peer_cid, h->port) < 0)
+		err = errno;
 	close_socket(&h->attempt);
-	return exists;
+	switch (err) {
+	case 0:
+	case EINPROGRESS:
+	case ECONNRESET:
+	case ETIMEDOUT:
+		return PRESENT;
+	case ENODEV:
+		return MISSING;
+	default:
+		return UNKNOWN;
+	}
 }
 
 static void probe(libvchan_t *h)
 {
-	bool exists = machine_exists(h);
+	enum presence found = look_for_machine(h);
 
 	h->probe_at = clock_now() + PROBE_EVERY;
-	if (h->peer_seen && !exists && h->peer_missing) {
+	if (found == UNKNOWN)
+		return;
+	if (h->peer_seen && found == MISSING && h->peer_missing) {
 		log_info(&h->log, "the machine with CID %u has gone", h->peer_cid);
 		close_socket(&h->listener);
 		give_up(h, DISCONNECTED, 0);
 		return;
 	}
-	h->peer_seen |= exists;
-	h->peer_missing = !exists;
+	h->peer_seen |= found == PRESENT;
+	h->peer_missing = found == MISSING;
 }
 
 static bool is_probed(const libvchan_t *h)
@@ -458,11 +473,14 @@ static void step_open(libvchan_t *h, struct conn_sleep *s)
 		s->events = POLLRDHUP;
 	}
 	if (wire_unsent(h) && atomic_load(&h->stalled)) {
-		s->fd = h->sock;
-		s->events |= POLLOUT;
-		/* A full socket does not tell when the peer's other half goes. */
-		if (handle_state(h) == DISCONNECTED)
-			s->until = clock_now() + RETRY_MOST;
+		if (!atomic_load(&h->starved)) {
+			s->fd = h->sock;
+			s->events |= POLLOUT;
+		}
+		/* No event tells of memory that is free again, nor, on a full
+		 * socket, of the peer's other half. */
+		if (atomic_load(&h->starved) || handle_state(h) == DISCONNECTED)
+			s->until = clock_now() + RETRY_SOON;
 	}
 }
 

@@ -19,6 +19,7 @@
 
 #include "clock.h"
 #include "conn.h"
+#include "fd.h"
 #include "life.h"
 
 #define STACK_SIZE (256 << 10) /* it never goes deep */
@@ -99,7 +100,7 @@ int driver_start(libvchan_t *h)
 	int err;
 
 	life_enter(&saved);
-	h->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	h->wake = fd_above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 	err = errno;
 	life_leave(&saved);
 	if (h->wake >= 0)

@@ -8,6 +8,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "fd.h"
+
 enum member { EVENTFD, SOCKET };
 
 static int add(struct events *e, int fd, uint32_t mask, enum member which)
@@ -23,10 +25,10 @@ static int add(struct events *e, int fd, uint32_t mask, enum member which)
 int events_open(struct events *e)
 {
 	e->raised = false;
-	e->eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	e->eventfd = fd_above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 	if (e->eventfd < 0)
 		return -1;
-	e->epoll = epoll_create1(EPOLL_CLOEXEC);
+	e->epoll = fd_above_standard(epoll_create1(EPOLL_CLOEXEC));
 	if (e->epoll < 0)
 		return -1;
 	return add(e, e->eventfd, EPOLLIN, EVENTFD);

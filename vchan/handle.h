@@ -64,6 +64,7 @@ struct libvchan {
 	bool fresh;                /* wait has just filled the read ring */
 	atomic_bool more;          /* the socket may hold what the ring could not */
 	atomic_bool taken;         /* data was received since the last wait */
+	atomic_bool waiting;       /* a thread is in wait, or about to sleep there */
 
 	/* The writer's. */
 	struct ring out;
@@ -75,6 +76,7 @@ struct libvchan {
 	/* The drainer's. */
 	pthread_mutex_t draining;
 	atomic_bool stalled;       /* the kernel had no room: the thread waits for it */
+	atomic_bool starved;       /* its memory is short, not its room: no event tells */
 	atomic_bool dead;          /* the kernel takes nothing any more */
 
 	/* The driver's. */
@@ -91,6 +93,7 @@ struct libvchan {
 	bool gathered;             /* small writes had their moment to gather */
 
 	struct libvchan *next, *prev; /* life.h */
+	uint64_t exit_mark;           /* out.put when exit() began */
 };
 
 static inline enum state handle_state(libvchan_t *h)

@@ -139,6 +139,13 @@ static ssize_t put_directly(libvchan_t *h, const char *data, size_t size, bool b
 	return n + (ssize_t)put(h, data + n, size - (size_t)n);
 }
 
+static void pause_shortly(void)
+{
+	const struct timespec pause = { 0, CLOCK_MS };
+
+	nanosleep(&pause, NULL);
+}
+
 static void await_kernel_room(libvchan_t *h)
 {
 	struct pollfd p = { h->sock, POLLOUT | POLLRDHUP, 0 };
@@ -146,6 +153,10 @@ static void await_kernel_room(libvchan_t *h)
 	conn_flush(h);
 	if (!wire_unsent(h) || !atomic_load(&h->stalled))
 		return;
+	if (atomic_load(&h->starved)) {
+		pause_shortly();
+		return;
+	}
 	/* Without room and without a peer there is neither POLLOUT nor POLLHUP. */
 	if (poll(&p, 1, -1) > 0 && (p.revents & POLLRDHUP))
 		conn_ended(h, true);
@@ -188,6 +199,8 @@ static void await_room(libvchan_t *h)
 		driver_await_peer(h);
 	else if (ring_room(&h->out) == 0)
 		await_kernel_room(h);
+	else if (atomic_load(&h->starved))
+		pause_shortly();
 }
 
 static int write_all(libvchan_t *h, const char *data, size_t size, bool blocking)
@@ -286,11 +299,22 @@ static void raise_event(libvchan_t *h)
 }
 
 /* After receiving, other than in wait: data that stays in the ring has left
- * the socket, and its edge is gone with it (events.h). */
+ * the socket, and its edge is gone with it (events.h); so has the edge that a
+ * wait in another thread is about to sleep for. */
 static void after_receiving(libvchan_t *h)
 {
 	atomic_store(&h->taken, true);
-	if (ring_fill(&h->in))
+	if (ring_fill(&h->in) || atomic_load(&h->waiting))
+		raise_event(h);
+}
+
+/* Gives `reading` back.  When the ring was full, or a wait in another thread
+ * could not take in what it was told of, the socket may hold data of which no
+ * edge will tell: say so once there is room. */
+static void end_reading(libvchan_t *h)
+{
+	pthread_mutex_unlock(&h->reading);
+	if (atomic_load(&h->more) && ring_room(&h->in) && atomic_exchange(&h->more, false))
 		raise_event(h);
 }
 
@@ -309,9 +333,6 @@ static size_t take(libvchan_t *h, char *data, size_t size)
 	if (n == 0)
 		return 0;
 	ring_get(&h->in, data, n);
-	/* The ring was full and the socket had more: no edge will tell. */
-	if (atomic_load(&h->more) && atomic_exchange(&h->more, false))
-		raise_event(h);
 	return n;
 }
 
@@ -373,7 +394,7 @@ EXPORT int libvchan_read(libvchan_t *h, void *data, size_t size)
 	end_streak(h);
 	pthread_mutex_lock(&h->reading);
 	n = read_some(h, data, min_size(size, h->in.size), !atomic_load(&h->nonblocking));
-	pthread_mutex_unlock(&h->reading);
+	end_reading(h);
 	return n;
 }
 
@@ -424,7 +445,7 @@ EXPORT int libvchan_recv(libvchan_t *h, void *data, size_t size)
 	end_streak(h);
 	pthread_mutex_lock(&h->reading);
 	n = recv_all(h, data, size, !atomic_load(&h->nonblocking));
-	pthread_mutex_unlock(&h->reading);
+	end_reading(h);
 	return n;
 }
 
@@ -440,18 +461,19 @@ EXPORT int libvchan_data_ready(libvchan_t *h)
 		h->fresh = false;
 	else
 		after_pulling(h, wire_pull(h, false));
-	pthread_mutex_unlock(&h->reading);
+	end_reading(h);
 	return (int)ring_fill(&h->in);
 }
 
 /* ---- waiting ---- */
 
+/* The edge is spent: empty the socket, or leave word that it is not empty. */
 static void take_in(libvchan_t *h)
 {
-	if (pthread_mutex_trylock(&h->reading) != 0) {
-		atomic_store(&h->more, true); /* the edge is spent: tell later */
-		return;
-	}
+	atomic_store(&h->more, true);
+	if (pthread_mutex_trylock(&h->reading) != 0)
+		return; /* whoever reads looks at `more` after unlocking */
+	atomic_store(&h->more, false);
 	wire_pull(h, false);
 	h->fresh = true;
 	if (h->eof)
@@ -469,15 +491,19 @@ EXPORT int libvchan_wait(libvchan_t *h)
 	if (is_unusable(h))
 		return 0;
 	end_streak(h);
+	/* "I am about to wait", then look: a reader in another thread sets
+	 * `taken` and then looks at `waiting`. */
+	atomic_store(&h->waiting, true);
 	at_once = atomic_exchange(&h->taken, false);
 	if (handle_state(h) != DISCONNECTED)
 		seen = events_wait(&h->events, at_once);
+	atomic_store(&h->waiting, false);
 	if (seen & EVENTS_END)
 		conn_ended(h, false);
 	events_lock(&h->events);
 	events_clear(&h->events);
 	events_unlock(&h->events);
-	if (seen & EVENTS_INPUT)
+	if (handle_state(h) != WAITING && has_socket(h))
 		take_in(h);
 	return 0;
 }

@@ -70,17 +70,17 @@ static void in_child(void)
 
 static int fork_result;
 
-static void install(void)
+/* When the library is loaded: handlers that are registered later run before
+ * ours, so nobody waits for their locks while we hold ours. */
+__attribute__((constructor)) static void at_load(void)
 {
 	fork_result = pthread_atfork(before_fork, after_fork, in_child);
 }
 
 int life_add(libvchan_t *h)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	sigset_t saved;
 
-	pthread_once(&once, install);
 	if (fork_result) {
 		errno = fork_result;
 		return -1;
@@ -109,20 +109,27 @@ void life_remove(libvchan_t *h)
 	life_leave(&saved);
 }
 
+/* What other threads go on writing does not keep the process from its end. */
+static bool owes(libvchan_t *h)
+{
+	return wire_unsent(h) && atomic_load(&h->out.got) < h->exit_mark;
+}
+
 /* Sends what it can of all handles; true while something is left to wait for. */
 static bool flush_all(int64_t start)
 {
 	bool left = false;
 
 	for (libvchan_t *h = handles; h; h = h->next) {
-		if (!wire_unsent(h) ||
-		    clock_now() > start + h->config.linger_ms * CLOCK_MS)
+		if (!h->exit_mark)
+			h->exit_mark = atomic_load(&h->out.put);
+		if (!owes(h) || clock_now() > start + h->config.linger_ms * CLOCK_MS)
 			continue;
 		if (pthread_mutex_trylock(&h->draining) == 0) {
 			wire_drain(h);
 			pthread_mutex_unlock(&h->draining);
 		}
-		left |= wire_unsent(h);
+		left |= owes(h);
 	}
 	return left;
 }

@@ -2,9 +2,13 @@
 #include "log.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static size_t clip(int printed, size_t room)
@@ -12,6 +16,25 @@ static size_t clip(int printed, size_t room)
 	if (printed < 0)
 		return 0;
 	return (size_t)printed < room ? (size_t)printed : room - 1;
+}
+
+/* A stderr that is full or closed is no reason to block, or to die of SIGPIPE. */
+static void put_line(const char *line, size_t len)
+{
+	const struct timespec at_once = { 0, 0 };
+	struct pollfd p = { STDERR_FILENO, POLLOUT, 0 };
+	sigset_t sigpipe, saved, pending;
+
+	if (poll(&p, 1, 0) <= 0 || !(p.revents & POLLOUT))
+		return;
+	sigemptyset(&sigpipe);
+	sigaddset(&sigpipe, SIGPIPE);
+	sigpending(&pending);
+	pthread_sigmask(SIG_BLOCK, &sigpipe, &saved);
+	if (write(STDERR_FILENO, line, len) < 0 && errno == EPIPE &&
+	    !sigismember(&pending, SIGPIPE))
+		sigtimedwait(&sigpipe, NULL, &at_once);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
 }
 
 static void say(const struct log *log, enum log_level level, const char *format,
@@ -34,9 +57,7 @@ static void say(const struct log *log, enum log_level level, const char *format,
 		if ((unsigned char)line[i] < ' ' || line[i] == 127)
 			line[i] = '?';
 	line[len++] = '\n';
-	if (write(STDERR_FILENO, line, len) < 0) {
-		/* There is nobody left to tell. */
-	}
+	put_line(line, len);
 	errno = err;
 }
 

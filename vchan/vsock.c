@@ -10,6 +10,8 @@
 
 #include <linux/vm_sockets.h>
 
+#include "fd.h"
+
 static int close_keeping_errno(int fd)
 {
 	int err = errno;
@@ -67,7 +69,8 @@ static void set_buffer(int fd, uint32_t buffer)
 
 int vsock_socket(uint32_t buffer)
 {
-	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int fd = fd_above_standard(
+		socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
 
 	if (fd >= 0)
 		set_buffer(fd, buffer);
@@ -98,7 +101,7 @@ int vsock_accept(int fd, uint32_t *peer_cid)
 	while (got < 0 && errno == EINTR);
 	if (got >= 0)
 		*peer_cid = a.svm_cid;
-	return got;
+	return fd_above_standard(got);
 }
 
 int vsock_connect(int fd, uint32_t cid, uint32_t port)

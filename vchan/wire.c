@@ -21,9 +21,14 @@ bool wire_unsent(libvchan_t *h)
 /* 0 when the kernel has no room now, -1 when it never will again. */
 static ssize_t sent(libvchan_t *h, ssize_t n)
 {
+	bool starved = n < 0 && (errno == ENOBUFS || errno == ENOMEM) &&
+		       handle_state(h) == CONNECTED;
+
+	if (atomic_load(&h->starved) != starved)
+		atomic_store(&h->starved, starved);
 	if (n >= 0)
 		return n;
-	if (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM)
+	if (starved || errno == EAGAIN)
 		return 0;
 	log_info(&h->log, "send: %s", log_reason(errno).text);
 	atomic_store(&h->dead, true);
@@ -32,11 +37,12 @@ static ssize_t sent(libvchan_t *h, ssize_t n)
 
 size_t wire_drain(libvchan_t *h)
 {
-	size_t fill, moved = 0;
+	size_t moved = 0, todo = ring_fill(&h->out);
 	ssize_t n;
 
-	while (!atomic_load(&h->dead) && (fill = ring_fill(&h->out)) > 0) {
-		n = sent(h, vsock_send(h->sock, ring_fill_at(&h->out), fill, false));
+	/* What is put meanwhile is for the next call, or there might be no end. */
+	while (!atomic_load(&h->dead) && moved < todo) {
+		n = sent(h, vsock_send(h->sock, ring_fill_at(&h->out), todo - moved, false));
 		atomic_store(&h->stalled, n == 0);
 		if (n <= 0)
 			break;

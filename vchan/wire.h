@@ -18,7 +18,7 @@
 bool wire_unsent(libvchan_t *h);
 
 /* The drainer: send what lies in the write ring.  Returns the number of bytes
- * that went.  Afterwards the ring is empty, or `stalled`, or `dead`. */
+ * that went: all that lay there, unless it is `stalled` or `dead` now. */
 size_t wire_drain(libvchan_t *h);
 
 /* The writer, while the write ring is empty: send from the caller's buffer.

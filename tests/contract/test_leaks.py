@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A thousand channels later the process holds what it held before (1.3)."""
+import os
+
 import pytest
 
 import vchan
@@ -9,6 +11,8 @@ CYCLES = vchan.scaled(1000)
 WARM_UP = 50
 # What the allocator may keep, in KiB.
 TOLERANCE = 1024
+# A sanitizer keeps freed memory, and memory about memory.
+SANITIZED = "san.so" in os.environ.get("LD_PRELOAD", "")
 
 
 def resident_kib():
@@ -55,8 +59,8 @@ def test_cycles_end_where_they_began(what, cycles, capfd):
     before, memory = Holdings.now(), resident_kib()
     for _ in range(cycles):
         what(address)
-    assert Holdings.now() == before
-    assert resident_kib() - memory < TOLERANCE
+    assert Holdings.back_to(before)
+    assert SANITIZED or resident_kib() - memory < TOLERANCE
 
 
 def test_a_channel_costs_one_thread_and_few_fds(address):
@@ -77,7 +81,7 @@ def test_traffic_costs_no_memory(pair):
     exchange(server, client, 200)
     before = resident_kib()
     exchange(server, client, 2000)
-    assert resident_kib() - before < TOLERANCE
+    assert SANITIZED or resident_kib() - before < TOLERANCE
 
 
 def exchange(server, client, rounds):

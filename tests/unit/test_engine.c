@@ -6,6 +6,7 @@
  */
 #include "unit.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -1000,6 +1001,123 @@ static void writing_to_nobody_raises_no_sigpipe(void **state)
 	sigaction(SIGPIPE, &kept, NULL);
 }
 
+/* ---- found by review: each of these was lost, stuck or fatal once ---- */
+
+static void what_a_full_ring_left_behind_is_told_after_a_wait_between_reads(void **state)
+{
+	struct ends *e = *state;
+	char data[RING + 1000];
+	int ready;
+
+	settle(e->a);
+	fill(data, 0, sizeof data);
+	plain_write(e->plain, data, sizeof data);
+	assert_ready(e->a);
+	libvchan_wait(e->a);
+	assert_int_equal(libvchan_read(e->a, data, 100), 100);
+	assert_ready(e->a);
+	libvchan_wait(e->a);
+	ready = libvchan_data_ready(e->a);
+	assert_in_range(ready, RING - 100, RING);
+	assert_int_equal(libvchan_read(e->a, data, (size_t)ready), ready);
+	assert_ready(e->a);
+}
+
+static void *read_bytes(void *chan)
+{
+	char byte;
+
+	while (libvchan_read(chan, &byte, 1) == 1)
+		;
+	return NULL;
+}
+
+static void wait_returns_although_another_thread_takes_the_data(void **state)
+{
+	struct ends *e = *state;
+	pthread_t reader = start(read_bytes, e->a);
+
+	for (int i = 0; i < 20000; i++) {
+		plain_write(e->plain, "x", 1);
+		if (readiness(e->a, 0))
+			libvchan_wait(e->a);
+	}
+	hang_up(e);
+	pthread_join(reader, NULL);
+}
+
+static void fds_are_above_the_standard_ones(void **state)
+{
+	int kept[3], fds[2];
+	libvchan_t *chan;
+	bool all_free = true;
+
+	setup_environment(state);
+	make_pair(fds);
+	for (int fd = 0; fd < 3; fd++) {
+		kept[fd] = fcntl(fd, F_DUPFD_CLOEXEC, 10);
+		close(fd);
+	}
+	chan = handle_adopt(fds[0], RING, RING);
+	for (int fd = 0; fd < 3; fd++)
+		all_free &= fcntl(fd, F_GETFD) < 0;
+	libvchan_close(chan);
+	for (int fd = 0; fd < 3; fd++)
+		if (kept[fd] >= 0) {
+			dup2(kept[fd], fd);
+			close(kept[fd]);
+		}
+	close(fds[1]);
+	assert_non_null(chan);
+	assert_true(all_free);
+}
+
+static pthread_mutex_t programs_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void lock_for_fork(void)
+{
+	pthread_mutex_lock(&programs_lock);
+}
+
+static void unlock_after_fork(void)
+{
+	pthread_mutex_unlock(&programs_lock);
+}
+
+static void *open_and_close_under_the_lock(void *stop)
+{
+	while (!atomic_load((atomic_bool *)stop)) {
+		int fds[2];
+
+		pthread_mutex_lock(&programs_lock);
+		make_pair(fds);
+		libvchan_close(handle_adopt(fds[0], RING, RING));
+		close(fds[1]);
+		pthread_mutex_unlock(&programs_lock);
+	}
+	return NULL;
+}
+
+static void fork_handlers_of_the_program_may_take_its_locks(void **state)
+{
+	atomic_bool stop = false;
+	pthread_t thread;
+
+	setup_environment(state);
+	/* Later than the library's, earlier than the first handle's life. */
+	pthread_atfork(lock_for_fork, unlock_after_fork, unlock_after_fork);
+	thread = start(open_and_close_under_the_lock, &stop);
+	for (int i = 0; i < 100; i++) {
+		pid_t child = fork();
+
+		if (child == 0)
+			_exit(0);
+		assert_int_equal(waitpid(child, NULL, 0), child);
+	}
+	atomic_store(&stop, true);
+	pthread_join(thread, NULL);
+}
+
 #define TWO_TEST(name) cmocka_unit_test_setup_teardown(name, setup_two, teardown)
 #define PLAIN_TEST(name) cmocka_unit_test_setup_teardown(name, setup_plain, teardown)
 
@@ -1039,6 +1157,10 @@ static const struct CMUnitTest tests[] = {
 	cmocka_unit_test(exit_without_close_delivers_what_was_written),
 	TWO_TEST(signals_make_no_call_fail),
 	PLAIN_TEST(writing_to_nobody_raises_no_sigpipe),
+	PLAIN_TEST(what_a_full_ring_left_behind_is_told_after_a_wait_between_reads),
+	PLAIN_TEST(wait_returns_although_another_thread_takes_the_data),
+	cmocka_unit_test(fds_are_above_the_standard_ones),
+	cmocka_unit_test(fork_handlers_of_the_program_may_take_its_locks),
 };
 
 UNIT_MAIN(tests)

@@ -2,6 +2,11 @@
 /* vchan/log.c: one line per event, silent unless asked, errno kept. */
 #include "unit.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
 #include "vchan/log.h"
 
 static const struct log loud = { LOG_DEBUG, "libvchan_server_init(7, 512)" };
@@ -114,10 +119,50 @@ static void every_errno_is_put_in_words(void **state)
 	}
 }
 
+static void broken_stderr_is_not_fatal(void **state)
+{
+	struct log log = { .level = LOG_ERROR, .name = "test" };
+	struct sigaction kept;
+	int ends[2], saved = dup(STDERR_FILENO);
+
+	(void)state;
+	assert_int_equal(pipe(ends), 0);
+	close(ends[0]);
+	dup2(ends[1], STDERR_FILENO);
+	close(ends[1]);
+	sigaction(SIGPIPE, &(struct sigaction){ .sa_handler = SIG_DFL }, &kept);
+	errno = ERANGE;
+	log_error(&log, "nobody reads this");
+	assert_int_equal(errno, ERANGE);
+	sigaction(SIGPIPE, &kept, NULL);
+	dup2(saved, STDERR_FILENO);
+	close(saved);
+}
+
+static void full_stderr_does_not_block(void **state)
+{
+	struct log log = { .level = LOG_ERROR, .name = "test" };
+	int ends[2], saved = dup(STDERR_FILENO);
+
+	(void)state;
+	assert_int_equal(pipe2(ends, O_NONBLOCK), 0);
+	while (write(ends[1], "0123456789abcdef", 16) > 0)
+		;
+	fcntl(ends[1], F_SETFL, 0);
+	dup2(ends[1], STDERR_FILENO);
+	close(ends[1]);
+	log_error(&log, "there is no room for this");
+	dup2(saved, STDERR_FILENO);
+	close(saved);
+	close(ends[0]);
+}
+
 static const struct CMUnitTest tests[] = {
 	cmocka_unit_test(line_names_the_library_and_the_subject),
 	cmocka_unit_test(errno_survives_every_line),
 	cmocka_unit_test(errno_survives_a_closed_stderr),
+	cmocka_unit_test(broken_stderr_is_not_fatal),
+	cmocka_unit_test(full_stderr_does_not_block),
 	cmocka_unit_test(level_says_what_is_said),
 	cmocka_unit_test(long_message_is_still_one_line),
 	cmocka_unit_test(usual_causes_come_with_advice),
