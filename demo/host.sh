@@ -4,7 +4,8 @@
 set -u
 cd "$1" || exit 1
 
-cid=42
+# Any that no machine has; where one has it, QEMU says so.
+cid=$(shuf -i 100-32000 -n 1)
 port=512
 # The host is the client: its CID, 2, is what the vsock port is made of.
 vsock_port=$((2 * 65536 + port))
@@ -15,7 +16,7 @@ export VCHAN_VSOCK_BOOT_WAIT_MS=60000 VCHAN_VSOCK_CONNECT_TIMEOUT_MS=80000
 
 cat <<END
 
-       guest, CID $cid                           host, CID 2
+       $(printf '%-38s' "guest, CID $cid")host, CID 2
       .--------------.                       .-------------.
       |  vchan-demo  |       AF_VSOCK        |  vchan-demo |
       |   (server)   |<====== $vsock_port =======>|   (client)  |

@@ -515,6 +515,22 @@ class Holdings:
     def now(cls):
         return cls(len(fds()), len(threads()), len(ring_mappings()))
 
+    def exceeds(self, other):
+        return (self.fds > other.fds or self.threads > other.threads or
+                self.mappings > other.mappings)
+
+    @classmethod
+    def back_to(cls, before, seconds=A_SECOND):
+        """Is there no more than before?
+
+        An ended thread is listed until it is reaped, maybe in `before` too.
+        """
+        deadline = time.monotonic() + seconds
+        while (now := cls.now()).exceeds(before) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert not now.exceeds(before), f"{now} after {before}"
+        return True
+
 
 def error_of(call, *arguments):
     """The name of the errno with which a call fails; '' when it succeeds."""

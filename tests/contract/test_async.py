@@ -3,8 +3,7 @@
 import pytest
 
 import vchan
-from vchan import (CONNECTED, WAITING, PAGE, Task, pattern, quiet, readable,
-                   until)
+from vchan import CONNECTED, WAITING, PAGE, Task, pattern, quiet, readable
 
 
 @pytest.fixture
@@ -270,5 +269,5 @@ def test_many_closes_at_random_moments_of_connecting(address):
         client = address.open_async()
         vchan.poll(client.watch_fd, number % 4)
         client.close()
-    until(lambda: vchan.Holdings.now() == before)
+    assert vchan.Holdings.back_to(before)
     listener.close()

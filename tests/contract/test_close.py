@@ -102,7 +102,7 @@ def test_close_leaves_no_fd_mapping_or_thread(address, state):
     assert opened.fds > before.fds
     chan.close()
     put_away_the_rest()
-    assert Holdings.now() == before
+    assert Holdings.back_to(before)
 
 
 @pytest.mark.parametrize("state", SERVER_STATES, ids=lambda state: state.__name__)

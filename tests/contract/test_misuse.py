@@ -113,7 +113,8 @@ def test_no_fds_left(address, call):
         number = attempt(victim.puppet, *words_for(call, address))
         if not number and call == "async":
             number = outcome(victim.puppet)
-            victim.puppet("close") if number else None
+            if number:
+                victim.puppet("close")
         victim.puppet("all-fds")
         if not number:
             break

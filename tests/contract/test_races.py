@@ -175,7 +175,7 @@ def test_server_closes_while_a_client(peer):
         server.close()
         visiting.result()
     leftovers_closed()
-    assert Holdings.now() == before
+    assert Holdings.back_to(before)
 
 
 def leftovers_closed():
@@ -192,7 +192,7 @@ def test_both_close_at_the_same_time():
         closing = [Task(server.close), Task(client.close)]
         for task in closing:
             task.result()
-    assert Holdings.now() == before
+    assert Holdings.back_to(before)
 
 
 def test_close_while_the_peer_is_writing():
@@ -235,7 +235,7 @@ def test_async_client_closes_while_it_is_accepted(address):
             client.close()
             listener.close()
     leftovers_closed()
-    assert Holdings.now() == before
+    assert Holdings.back_to(before)
 
 
 def test_random_calls_and_a_random_end():
