@@ -285,7 +285,11 @@ def raw_socket(timeout=SOON):
 
 def raw_connect(port, cid=CID_LOCAL):
     sock = raw_socket()
-    sock.connect((cid, port))
+    try:
+        sock.connect((cid, port))
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
