@@ -24,15 +24,15 @@ cat <<END
 
 END
 
-build/demo/vchan-demo connect 2 $cid $port &
+build/demo/vchan-demo connect 2 "$cid" $port &
 client=$!
 
 # Boots the guest and runs the server in it; when that fails, so does the client.
 guest() {
 	trap 'kill $lab; exit 1' TERM
-	tests/lab/lab guest --cid $cid --timeout 90 -- \
+	tests/lab/lab guest --cid "$cid" --timeout 90 -- \
 		env LD_LIBRARY_PATH="$LD_LIBRARY_PATH" \
-		build/demo/vchan-demo serve $cid 0 $port &
+		build/demo/vchan-demo serve "$cid" 0 $port &
 	lab=$!
 	wait $lab && return
 	kill $client
