@@ -32,3 +32,12 @@ class GuestPuppet(puppet.Puppet):
             self.process.kill()
         except Exception:  # pylint: disable=broad-except
             pass  # the guest is gone, and the puppet with it
+
+
+def serve(guest, port, ring=vchan.PAGE):
+    """A server here and its client in the guest, connected."""
+    server = vchan.Vchan.server(guest.cid, port, ring, ring)
+    client = GuestPuppet(guest)
+    client("client", 0, port)
+    vchan.until(lambda: server.is_open == vchan.CONNECTED)
+    return server, client

@@ -7,18 +7,14 @@ import pytest
 import puppet
 import vchan
 import volume
+from guest_puppet import serve
 from vchan import (A_SECOND, CID_HOST, CONNECTED, DISCONNECTED, PAGE, Task,
                    Vchan, WAITING, pattern, until)
 
 
 @pytest.fixture
-def joined(guest, in_guest, port):
-    """A server here and its client in the guest, connected."""
-    server = Vchan.server(guest.cid, port, 65536, 65536)
-    client = in_guest()
-    client("client", 0, port)
-    until(lambda: server.is_open == CONNECTED)
-    return server, client
+def joined(guest, port):
+    return serve(guest, port, ring=65536)
 
 
 # --- connecting ----------------------------------------------------------------

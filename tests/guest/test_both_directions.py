@@ -6,6 +6,7 @@ import pytest
 
 import vchan
 import volume
+from guest_puppet import serve
 from vchan import CONNECTED, PAGE, Vchan, pattern, until
 
 
@@ -15,13 +16,8 @@ def vsock_port(client, port):
 
 
 @pytest.fixture
-def host_serves(guest, in_guest, port):
-    """A server here and its client in the guest."""
-    server = Vchan.server(guest.cid, port)
-    client = in_guest()
-    client("client", 0, port)
-    until(lambda: server.is_open == CONNECTED)
-    return server, client
+def host_serves(guest, port):
+    return serve(guest, port)
 
 
 @pytest.fixture

@@ -8,18 +8,13 @@ import pytest
 
 import puppet
 import vchan
-from guest_puppet import GuestPuppet
+from guest_puppet import GuestPuppet, serve
 from vchan import A_SECOND, CONNECTED, DISCONNECTED, PAGE, WAITING, Task, Vchan, until
 
 
 @pytest.fixture
-def joined(guest, in_guest, port):
-    """A server here, its client in the guest, connected."""
-    server = Vchan.server(guest.cid, port)
-    client = in_guest()
-    client("client", 0, port)
-    until(lambda: server.is_open == CONNECTED)
-    return server, client
+def joined(guest, port):
+    return serve(guest, port)
 
 
 def test_death_of_the_guests_program_shows(joined):

@@ -3,7 +3,7 @@
 import pytest
 
 import vchan
-from guest_puppet import GuestPuppet
+from guest_puppet import GuestPuppet, serve
 from vchan import A_SECOND, CONNECTED, DISCONNECTED, PAGE, WAITING, Task, Vchan, until
 
 pytestmark = pytest.mark.deadline(180)
@@ -18,14 +18,7 @@ def doomed(fresh_guest):
 @pytest.fixture
 def joined(doomed, port):
     """A server here whose client is in the doomed guest."""
-    return server_joined_by(doomed, port)
-
-
-def server_joined_by(machine, port):
-    server = Vchan.server(machine.cid, port)
-    GuestPuppet(machine)("client", 0, port)
-    until(lambda: server.is_open == CONNECTED)
-    return server
+    return serve(doomed, port)[0]
 
 
 # --- several guests ------------------------------------------------------------
@@ -55,7 +48,7 @@ def test_the_same_port_serves_every_guest(guest, doomed, port):
 def test_death_of_one_guest_leaves_the_others_channels_alone(guest, joined,
                                                              doomed, port):
     """1.3: different handles are independent, their machines too."""
-    other = server_joined_by(guest, port)
+    other = serve(guest, port)[0]
     doomed.kill()
     until(lambda: joined.is_open == DISCONNECTED, A_SECOND)
     assert other.is_open == CONNECTED
@@ -92,7 +85,7 @@ def test_fd_says_pollin_and_no_more_when_the_guest_dies(joined, doomed):
 def test_close_does_not_linger_for_a_dead_guest(monkeypatch, doomed, port):
     """1.3 close: what was written is delivered if the peer reads it."""
     monkeypatch.setenv("VCHAN_VSOCK_LINGER_MS", "50000")
-    server = server_joined_by(doomed, port)
+    server = serve(doomed, port)[0]
     vchan.fill(server)
     doomed.kill()
     Task(server.close).result(A_SECOND)
