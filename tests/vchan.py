@@ -415,6 +415,14 @@ def settle(chan):
         assert time.monotonic() < deadline, "the fd does not become quiet"
 
 
+def space_that_stays(chan, little=0):
+    """buffer_space, but `little` or less only when the kernel is full as well."""
+    deadline = time.monotonic() + A_WHILE_MS / 1000
+    while (space := chan.buffer_space) <= little and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return space
+
+
 def until(condition, seconds=SOON):
     """Look again and again until the condition holds; what it returned."""
     deadline = time.monotonic() + seconds

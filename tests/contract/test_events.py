@@ -288,6 +288,18 @@ def test_room_is_an_event_for_who_asked_buffer_space(settled):
     assert readable(server.fd)
 
 
+def test_room_is_an_event_for_who_only_asked_buffer_space(settled):
+    """1.3: someone saw too little; here: nobody ever wrote more than fits."""
+    server, peer = settled
+    total = 0
+    while size := vchan.space_that_stays(server):
+        total += server.write(bytes(size))
+    settle(server)
+    assert server.buffer_space == 0
+    vchan.recv_exactly(peer, total)
+    assert readable(server.fd)
+
+
 def test_room_is_an_event_for_who_could_not_send(settled):
     """1.3: room came free after someone saw too little; here: send got 0."""
     server, peer = settled
@@ -364,6 +376,15 @@ def test_room_that_nobody_missed_is_no_event(settled):
     server, peer = settled
     server.write(bytes(100))
     vchan.recv_exactly(peer, 100)
+    assert quiet(server.fd)
+
+
+def test_room_after_a_stream_that_nobody_missed_is_no_event(settled):
+    """1.3: the same when the writes had gathered in the ring."""
+    server, peer = settled
+    for _ in range(300):
+        server.write(b"12345678")
+    vchan.recv_exactly(peer, 2400)
     assert quiet(server.fd)
 
 

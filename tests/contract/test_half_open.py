@@ -73,3 +73,13 @@ def test_writer_is_woken_by_a_half_close(raw_client, size):
     peer.shutdown(socket.SHUT_WR)
     with pytest.raises(BrokenPipeError):
         writer.result()
+
+
+def test_writer_that_found_the_ring_empty_is_woken_by_a_half_close(raw_client):
+    """1.3 DISCONNECTED: the same when the kernel, not the ring, has the writer."""
+    server, peer = raw_client
+    writer = vchan.Task(server.write, bytes(32 << 20))
+    assert writer.asleep()
+    peer.shutdown(socket.SHUT_WR)
+    with pytest.raises(BrokenPipeError):
+        writer.result()

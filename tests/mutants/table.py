@@ -23,7 +23,7 @@ MUTANTS = [
     ("a blocking write writes everything", "io.c",
      "		done += (size_t)n;\n		if (done == size)\n			break;\n		if (blocking)",
      "		done += (size_t)n;\n		if (done)\n			break;\n		if (blocking)",
-     "test_write_send.py::test_blocking_write_blocks_while_nobody_reads"),
+     "test_write_send.py::test_blocking_write_that_fits_in_part_writes_everything"),
     ("a non-blocking write does not block", "io.c",
      "return write_all(h, data, size, !atomic_load(&h->nonblocking));",
      "return write_all(h, data, size, true);",
@@ -48,7 +48,7 @@ MUTANTS = [
      "test_write_send.py::test_write_to_disconnected_peer_is_epipe"),
     ("SIGPIPE is never raised", "vsock.c",
      "int flags = MSG_NOSIGNAL | ", "int flags = ",
-     "test_half_open.py::test_write_that_meets_the_end_raises_no_sigpipe"),
+     None),  # vsock raises none before Linux 6.8; tests/unit notices, on a Unix socket
     # --- 1.3 reading ---
     ("a blocking read returns at least a byte", "io.c",
      "	while (n == 0 && blocking);", "	while (0);",
@@ -101,7 +101,7 @@ MUTANTS = [
      "test_half_open.py::test_writer_is_woken_by_a_half_close"),
     ("a writer blocked in the kernel sees a half-close", "conn.c",
      "	if (atomic_load(&h->sending))\n		shutdown(h->sock, SHUT_WR);", "",
-     "test_write_send.py::test_blocked_writer_fails_at_half_close"),
+     "test_half_open.py::test_writer_that_found_the_ring_empty_is_woken_by_a_half_close"),
     # --- 1.3 fd_for_select and wait ---
     ("the fd is silent until connected", "init.c",
      "	atomic_store(&h->finished, true);\n	if (open_inside(h, read_min, write_min) < 0)\n"
@@ -138,10 +138,10 @@ MUTANTS = [
     ("room is an event for who asked buffer_space", "io.c",
      "		atomic_store(&h->want_room, true);\n		room",
      "		room",
-     "test_events.py::test_room_is_an_event_for_who_asked_buffer_space"),
+     "test_events.py::test_room_is_an_event_for_who_only_asked_buffer_space"),
     ("room that nobody missed is no event", "conn.c",
      "	return moved && atomic_exchange(&h->want_room, false);", "	return moved;",
-     "test_events.py::test_room_that_nobody_missed_is_no_event"),
+     "test_events.py::test_room_after_a_stream_that_nobody_missed_is_no_event"),
     ("a blocked writer is woken by room", "io.c",
      "	if (poll(&p, 1, -1) > 0", "	if (poll(NULL, 0, -1) > 0",
      "test_events.py::test_blocked_writer_is_woken_by_room"),
@@ -241,7 +241,7 @@ MUTANTS = [
      "test_addresses.py::test_client_zero_counts_as_two"),
     ("client below 32768", "address.c",
      "	if (client >= 32768)", "	if (client > 32768)",
-     "test_addresses.py::test_server_beyond_the_mapping_is_erange"),
+     None),  # the sum is 2^31 then, which is refused as well
     ("port below 65536", "address.c",
      "	if (port >= 65536)", "	if (port > 65536)",
      "test_addresses.py::test_server_beyond_the_mapping_is_erange"),
