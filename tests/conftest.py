@@ -22,9 +22,9 @@ import pytest
 import puppet
 import vchan
 
-VSOCK_SUITES = ("contract", "kernel", "guest")
+VSOCK_SUITES = ("contract", "kernel", "guest", "stall")
 HERE = pathlib.Path(__file__).resolve().parent
-DEFAULT_DEADLINE = 60
+DEFAULT_DEADLINE = int(os.environ.get("VCHAN_TEST_DEADLINE", "60"))
 
 pytest_plugins = []
 if (HERE / "lab" / "fixtures.py").exists():
@@ -107,7 +107,7 @@ def clean_environment(monkeypatch):
     linger set their own.
     """
     for name in [name for name in os.environ if name.startswith("VCHAN_")
-                 and name not in ("VCHAN_LIB", "VCHAN_TEST_SCALE")]:
+                 and name not in ("VCHAN_LIB", "VCHAN_TEST_SCALE", "VCHAN_TEST_WIRES")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("VCHAN_VSOCK_LOOPBACK", "1")
     monkeypatch.setenv("VCHAN_VSOCK_LINGER_MS", "1000")

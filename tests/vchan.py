@@ -271,6 +271,22 @@ def with_raw_server():
     return client, peer
 
 
+class OurPeer:
+    """A channel that is used like a socket, so that it can take one's place."""
+
+    def __init__(self, chan):
+        self.chan = chan
+
+    def sendall(self, data):
+        assert self.chan.write(data) == len(data)
+
+    def recv(self, size):
+        return self.chan.read(size)
+
+    def close(self):
+        self.chan.close()
+
+
 # --- plain sockets -----------------------------------------------------------
 
 raw_opened = []  # conftest closes them

@@ -21,7 +21,7 @@ static const struct variable variables[] = {
 	{ "VCHAN_VSOCK_LOOPBACK", FIELD(loopback), 0, 0, 1 },
 	{ "VCHAN_VSOCK_PORT_BASE", FIELD(port_base), 0, 0, 2147483647u },
 	{ "VCHAN_VSOCK_CLIENT_RING", FIELD(client_ring), 128 << 10, 1, RING_MAX },
-	{ "VCHAN_VSOCK_BUFFER_SIZE", FIELD(buffer_size), 1 << 20, 1, RING_MAX },
+	{ "VCHAN_VSOCK_BUFFER_SIZE", FIELD(buffer_size), 4 << 20, 1, RING_MAX },
 	{ "VCHAN_VSOCK_LINGER_MS", FIELD(linger_ms), 10000, 0, MS_MAX },
 	{ "VCHAN_VSOCK_BOOT_WAIT_MS", FIELD(boot_wait_ms), 5000, 0, MS_MAX },
 	{ "VCHAN_VSOCK_CONNECT_TIMEOUT_MS", FIELD(connect_timeout_ms), 0, 0, MS_MAX },
@@ -64,29 +64,52 @@ static int read_number(struct config *c, const struct variable *v, const struct 
 	return 0;
 }
 
+/* The place of the variable's value among the words; -1/EINVAL. */
+static int read_word(const char *name, const char *const words[], size_t count, int preset,
+		     const char *choices, const struct log *log)
+{
+	const char *text = getenv(name);
+
+	if (!text)
+		return preset;
+	for (size_t i = 0; i < count; i++)
+		if (!strcmp(text, words[i]))
+			return (int)i;
+	log_error(log, "%s='%.64s' is not %s: %s", name, text, choices, strerror(EINVAL));
+	errno = EINVAL;
+	return -1;
+}
+
 static int read_log(struct config *c, struct log *log)
 {
 	static const char *const words[] = { "none", "error", "info", "debug" };
-	const char *text = getenv("VCHAN_VSOCK_LOG");
+	int level;
 
 	log->level = c->log = LOG_ERROR;
-	if (!text)
-		return 0;
-	for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-		if (!strcmp(text, words[i])) {
-			log->level = c->log = (enum log_level)i;
-			return 0;
-		}
-	log_error(log, "VCHAN_VSOCK_LOG='%.64s' is not none, error, info or debug: %s",
-		  text, strerror(EINVAL));
-	errno = EINVAL;
-	return -1;
+	level = read_word("VCHAN_VSOCK_LOG", words, 4, LOG_ERROR,
+			  "none, error, info or debug", log);
+	if (level < 0)
+		return -1;
+	log->level = c->log = (enum log_level)level;
+	return 0;
+}
+
+static int read_wire(struct config *c, const struct log *log)
+{
+	static const char *const words[] = { "auto", "framed", "plain" };
+	int wire = read_word("VCHAN_VSOCK_WIRE", words, 3, WIRE_AUTO,
+			     "auto, framed or plain", log);
+
+	if (wire < 0)
+		return -1;
+	c->wire = (enum wire_choice)wire;
+	return 0;
 }
 
 int config_read(struct config *c, struct log *log)
 {
 	memset(c, 0, sizeof *c);
-	if (read_log(c, log) < 0)
+	if (read_log(c, log) < 0 || read_wire(c, log) < 0)
 		return -1;
 	for (size_t i = 0; i < sizeof variables / sizeof *variables; i++)
 		if (read_number(c, &variables[i], log) < 0)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The environment, read at each init, strictly: a value is a decimal number
- * in its range (or a word, for the log) and nothing else.
+ * in its range (or one of a few words) and nothing else.
  */
 #ifndef VCHAN_CONFIG_H
 #define VCHAN_CONFIG_H
@@ -10,6 +10,8 @@
 #include <stdint.h>
 
 #include "log.h"
+
+enum wire_choice { WIRE_AUTO, WIRE_FRAMED, WIRE_PLAIN };
 
 struct config {
 	bool has_domain;
@@ -22,6 +24,7 @@ struct config {
 	uint32_t boot_wait_ms;       /* VCHAN_VSOCK_BOOT_WAIT_MS */
 	uint32_t connect_timeout_ms; /* VCHAN_VSOCK_CONNECT_TIMEOUT_MS, 0: none */
 	enum log_level log;          /* VCHAN_VSOCK_LOG */
+	enum wire_choice wire;       /* VCHAN_VSOCK_WIRE */
 };
 
 /* 0, or -1/EINVAL: then one line, in the name of `log`, names the variable.

@@ -1,21 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The life of a connection.
- *
- * A server listens from init on.  The first peer with the right CID becomes
- * the connection; others are closed as they come.  The listener is closed
- * before anything else happens, so that a second client is refused and tries
- * again until there is a new server.
- *
- * A client tries a fresh socket each time, after 1 ms, 2, 4, up to 100 ms.
- * Nobody listening (ECONNRESET) and a machine that does not answer yet
- * (ETIMEDOUT, from the kernel, after 2 s) mean: try again.  No such machine
- * (ENODEV) is believed after boot_wait_ms in a row.
- *
- * A server whose client is on another machine asks every 2 s whether that
- * machine exists, by starting a connection to it and dropping it at once: only
- * on a host, for a guest's CID, does the kernel answer ENODEV.  A machine that
- * was there and was missing twice in a row has gone.
+ * A connection's life; how it comes about is in setup.c.
  *
  * When connected the driver sleeps until the peer hangs up, or until there is
  * something in the write ring.  Small writes that follow one another get a
@@ -26,7 +11,13 @@
  * The end is seen by the driver (POLLRDHUP), by a wait (EPOLLRDHUP), by a read
  * (end of file) or by a write (EPIPE), whoever comes first.  The peer's end of
  * stream counts as the end; the socket stays until close: to read what is
- * left, and to send what was written before.
+ * left, and, on the plain wire, to send what was written before.
+ *
+ * On the framed wire, who waits for the peer's room waits for input, and takes
+ * it in: a writer that blocks (conn_await_room), or the driver while something
+ * is left in the write ring.  One thread at a time may receive.  Who finds
+ * another one receiving sleeps without the socket; the other wakes it when
+ * there is room, and when it leaves: then it is its turn to look.
  */
 #define _GNU_SOURCE
 #include "conn.h"
@@ -45,17 +36,17 @@
 #include "clock.h"
 #include "driver.h"
 #include "life.h"
+#include "setup.h"
 #include "vsock.h"
 #include "wire.h"
 
 #define GATHER (200 * CLOCK_US)
-#define RETRY_FIRST (1 * CLOCK_MS)
 #define RETRY_SOON (20 * CLOCK_MS)
-#define RETRY_MOST (100 * CLOCK_MS)
-#define PROBE_EVERY (2 * CLOCK_S)
-/* A program that another thread is starting holds the fds of a server that has
- * just been closed, between vfork and exec. */
-#define LISTEN_AGAIN (100 * CLOCK_MS)
+/* How soon a peer that asks for room is heard when the program reads without
+ * receiving; with a large window it hardly waits for so little. */
+#define LARGE_WINDOW (64u << 10)
+#define LOOK_EXACT (2 * CLOCK_MS)
+#define LOOK_LARGE (20 * CLOCK_MS)
 
 /* ---- the lock of the events, for the driver ---- */
 
@@ -72,12 +63,27 @@ static bool lock_events(libvchan_t *h)
 	return true;
 }
 
-static void raise_event(libvchan_t *h)
+void conn_raise(libvchan_t *h)
 {
 	if (!lock_events(h))
 		return;
 	events_raise(&h->events);
 	events_unlock(&h->events);
+}
+
+/* Not by itself, when it has received what it waits for. */
+static void wake_writer(libvchan_t *h)
+{
+	if (atomic_load(&h->writer_waits) &&
+	    !pthread_equal(atomic_load(&h->waiter), pthread_self()))
+		driver_wake_writer(h);
+}
+
+void conn_watch(struct conn_sleep *s, int fd, short events)
+{
+	s->fds[s->count].fd = fd;
+	s->fds[s->count].events = events;
+	s->fds[s->count++].revents = 0;
 }
 
 /* ---- the end ---- */
@@ -95,7 +101,11 @@ static void end_connection(libvchan_t *h, bool tell)
 	/* Nothing is cut off by this: the ring is empty then. */
 	if (atomic_load(&h->sending))
 		shutdown(h->sock, SHUT_WR);
+	/* Its program acknowledges nothing any more. */
+	if (h->framed)
+		atomic_store(&h->dead, true);
 	driver_state_changed(h);
+	wake_writer(h);
 	log_info(&h->log, "disconnected");
 }
 
@@ -115,29 +125,23 @@ static void ended(libvchan_t *h)
 	events_unlock(&h->events);
 }
 
-/* The driver's: never connected, and never will be. */
-static void give_up(libvchan_t *h, enum state state, int err)
+void conn_give_up(libvchan_t *h, enum state state, int err)
 {
 	h->error = err;
 	atomic_store(&h->dead, true);
 	atomic_store(&h->state, state);
 	driver_state_changed(h);
-	raise_event(h);
+	conn_raise(h);
 }
 
 /* ---- the beginning ---- */
 
 void conn_established(libvchan_t *h, int sock)
 {
-	sigset_t saved;
 	bool failed;
 	int err = 0;
 
-	life_enter(&saved);
 	h->sock = sock;
-	h->attempt = -1;
-	life_close(&h->listener);
-	life_leave(&saved);
 	if (!lock_events(h))
 		return;
 	/* The state first: the fd may be readable from the next line on. */
@@ -153,260 +157,7 @@ void conn_established(libvchan_t *h, int sock)
 	if (failed)
 		log_error(&h->log, "cannot watch the connection: %s", log_reason(err).text);
 	else
-		log_info(&h->log, "connected");
-}
-
-/* ---- a server ---- */
-
-static int open_socket(libvchan_t *h, int *fd)
-{
-	sigset_t saved;
-	int err;
-
-	life_enter(&saved);
-	*fd = vsock_socket(h->config.buffer_size);
-	err = errno;
-	life_leave(&saved);
-	errno = err;
-	return *fd < 0 ? -1 : 0;
-}
-
-static void close_socket(int *fd)
-{
-	sigset_t saved;
-
-	life_enter(&saved);
-	life_close(fd);
-	life_leave(&saved);
-}
-
-int conn_listen(libvchan_t *h, uint32_t cid)
-{
-	const struct timespec pause = { 0, 5 * CLOCK_MS };
-	int64_t until = clock_now() + LISTEN_AGAIN;
-
-	if (open_socket(h, &h->listener) < 0)
-		return -1;
-	while (vsock_listen(h->listener, cid, h->port) < 0) {
-		if (errno != EADDRINUSE || clock_now() > until)
-			return -1;
-		nanosleep(&pause, NULL);
-	}
-	return 0;
-}
-
-static bool is_rightful(const libvchan_t *h, uint32_t cid)
-{
-	return cid == h->peer_cid ||
-	       (h->own_cid && (cid == h->own_cid || cid == CID_LOCAL));
-}
-
-enum accepted { NOBODY, STRANGER, CLIENT };
-
-/* NOBODY: errno says why. */
-static enum accepted accept_one(libvchan_t *h)
-{
-	uint32_t cid = 0;
-	sigset_t saved;
-	int sock, err;
-	bool right, stranger;
-
-	life_enter(&saved);
-	sock = vsock_accept(h->listener, &cid);
-	err = errno;
-	right = sock >= 0 && is_rightful(h, cid);
-	stranger = sock >= 0 && !right;
-	if (right) {
-		h->sock = sock;
-		life_close(&h->listener); /* or a second client would queue there */
-	} else {
-		life_close(&sock);
-	}
-	life_leave(&saved);
-	if (stranger)
-		log_info(&h->log, "refused a connection from CID %u", cid);
-	errno = err;
-	return right ? CLIENT : stranger ? STRANGER : NOBODY;
-}
-
-enum presence { MISSING, PRESENT, UNKNOWN };
-
-/* Does the client's machine exist? */
-static enum presence look_for_machine(libvchan_t *h)
-{
-	int err = 0;
-
-	if (open_socket(h, &h->attempt) < 0)
-		return UNKNOWN;
-	if (vsock_connect(h->attempt, h->peer_cid, h->port) < 0)
-		err = errno;
-	close_socket(&h->attempt);
-	switch (err) {
-	case 0:
-	case EINPROGRESS:
-	case ECONNRESET:
-	case ETIMEDOUT:
-		return PRESENT;
-	case ENODEV:
-		return MISSING;
-	default:
-		return UNKNOWN;
-	}
-}
-
-static void probe(libvchan_t *h)
-{
-	enum presence found = look_for_machine(h);
-
-	h->probe_at = clock_now() + PROBE_EVERY;
-	if (found == UNKNOWN)
-		return;
-	if (h->peer_seen && found == MISSING && h->peer_missing) {
-		log_info(&h->log, "the machine with CID %u has gone", h->peer_cid);
-		close_socket(&h->listener);
-		give_up(h, DISCONNECTED, 0);
-		return;
-	}
-	h->peer_seen |= found == PRESENT;
-	h->peer_missing = found == MISSING;
-}
-
-static bool is_probed(const libvchan_t *h)
-{
-	return !h->config.loopback && !h->own_cid && h->peer_cid > CID_HOST;
-}
-
-static void step_waiting(libvchan_t *h, struct conn_sleep *s)
-{
-	enum accepted got;
-
-	do
-		got = accept_one(h);
-	while (got == STRANGER);
-	if (got == CLIENT) {
-		conn_established(h, h->sock);
-		return;
-	}
-	s->fd = h->listener;
-	s->events = POLLIN;
-	if (errno != EAGAIN && errno != EWOULDBLOCK) {
-		/* Out of fds, most likely, with a client in the queue: poll
-		 * would return at once, for nothing. */
-		log_info(&h->log, "accept: %s", log_reason(errno).text);
-		s->fd = -1;
-		s->until = clock_now() + RETRY_MOST;
-	}
-	if (!is_probed(h))
-		return;
-	if (clock_now() >= h->probe_at)
-		probe(h);
-	if (h->probe_at < s->until)
-		s->until = h->probe_at;
-}
-
-/* ---- a client ---- */
-
-int conn_prepare(libvchan_t *h)
-{
-	h->started = clock_now();
-	h->retry_after = RETRY_FIRST;
-	return open_socket(h, &h->attempt);
-}
-
-static bool timed_out(const libvchan_t *h, int64_t now)
-{
-	int64_t limit = h->config.connect_timeout_ms * CLOCK_MS;
-
-	return limit && now - h->started >= limit;
-}
-
-/* The errno to give up with, or 0: try again. */
-static int verdict(libvchan_t *h, int err, int64_t now)
-{
-	bool missing = err == ENODEV || err == EHOSTUNREACH || err == ENETUNREACH;
-
-	if (missing && !h->missing_since)
-		h->missing_since = now;
-	if (missing && now - h->missing_since >= h->config.boot_wait_ms * CLOCK_MS)
-		return err;
-	if (!missing && err != EMFILE && err != ENFILE && err != ENOMEM)
-		h->missing_since = 0; /* it answered, or its machine is booting */
-	if (timed_out(h, now))
-		return ETIMEDOUT;
-	switch (err) {
-	case EACCES:
-	case EPERM:
-	case EAFNOSUPPORT:
-	case EINVAL:
-		return err; /* time will not mend it */
-	default:
-		return 0;
-	}
-}
-
-static void attempt_failed(libvchan_t *h, int err)
-{
-	int64_t now = clock_now();
-	int final = verdict(h, err, now);
-
-	close_socket(&h->attempt);
-	h->trying = false;
-	log_debug(&h->log, "attempt: %s", strerror(err));
-	if (final) {
-		give_up(h, FAILED, final);
-		return;
-	}
-	h->retry_at = now + h->retry_after;
-	h->retry_after *= 2;
-	if (h->retry_after > RETRY_MOST)
-		h->retry_after = RETRY_MOST;
-}
-
-static void start_attempt(libvchan_t *h)
-{
-	if (h->attempt < 0 && open_socket(h, &h->attempt) < 0) {
-		attempt_failed(h, errno);
-		return;
-	}
-	if (vsock_connect(h->attempt, h->peer_cid, h->port) == 0)
-		conn_established(h, h->attempt);
-	else if (errno == EINPROGRESS)
-		h->trying = true;
-	else
-		attempt_failed(h, errno);
-}
-
-static void look_at_attempt(libvchan_t *h)
-{
-	struct pollfd p = { h->attempt, POLLOUT, 0 };
-
-	if (poll(&p, 1, 0) <= 0) {
-		if (timed_out(h, clock_now()))
-			attempt_failed(h, ETIMEDOUT);
-		return;
-	}
-	if (vsock_connected(h->attempt) == 0)
-		conn_established(h, h->attempt);
-	else
-		attempt_failed(h, errno);
-}
-
-static void step_connecting(libvchan_t *h, struct conn_sleep *s)
-{
-	if (h->trying)
-		look_at_attempt(h);
-	else if (timed_out(h, clock_now()))
-		attempt_failed(h, ETIMEDOUT);
-	else if (clock_now() >= h->retry_at)
-		start_attempt(h);
-	if (h->config.connect_timeout_ms)
-		s->until = h->started + h->config.connect_timeout_ms * CLOCK_MS;
-	if (h->trying) {
-		s->fd = h->attempt;
-		s->events = POLLOUT;
-	} else if (h->retry_at < s->until) {
-		s->until = h->retry_at;
-	}
+		log_info(&h->log, "connected, %s wire", h->framed ? "framed" : "plain");
 }
 
 /* ---- connected, and after ---- */
@@ -420,15 +171,20 @@ static void notice_end(libvchan_t *h)
 		ended(h);
 }
 
-/* True: somebody had seen too little room, and now there is some. */
-static bool drain(libvchan_t *h)
+/* Somebody had seen too little room, and now there is more. */
+static bool has_room_news(libvchan_t *h)
 {
-	size_t moved;
+	return atomic_load(&h->want_room) && wire_room(h) > atomic_load(&h->room_seen) &&
+	       atomic_exchange(&h->want_room, false);
+}
 
+static void drain(libvchan_t *h)
+{
 	pthread_mutex_lock(&h->draining);
-	moved = wire_drain(h);
-	pthread_mutex_unlock(&h->draining);
-	return moved && atomic_exchange(&h->want_room, false);
+	wire_drain(h);
+	wire_unlock(h);
+	/* It may have looked while the kernel seemed to have room. */
+	wake_writer(h);
 }
 
 static bool is_streaming(libvchan_t *h)
@@ -437,10 +193,10 @@ static bool is_streaming(libvchan_t *h)
 }
 
 /* The write ring has something.  False: it shall gather first. */
-static bool is_due(const libvchan_t *h, bool streaming)
+static bool is_due(libvchan_t *h, bool streaming)
 {
-	return !streaming || h->gathered || atomic_load(&h->stalled) ||
-	       atomic_load(&h->closing) || ring_fill(&h->out) >= h->out.size / 2;
+	return !streaming || h->gathered || wire_is_stuck(h) ||
+	       atomic_load(&h->closing) || ring_fill(&h->out) >= h->out_size / 2;
 }
 
 static void send_what_is_due(libvchan_t *h, struct conn_sleep *s)
@@ -455,59 +211,284 @@ static void send_what_is_due(libvchan_t *h, struct conn_sleep *s)
 		return;
 	}
 	if (is_due(h, streaming)) {
-		if (drain(h))
-			raise_event(h);
+		drain(h);
+		if (has_room_news(h))
+			conn_raise(h);
 		notice_end(h);
 	}
-	h->gathered = streaming && !atomic_load(&h->stalled);
+	h->gathered = streaming && !wire_is_stuck(h);
 	if (h->gathered)
 		s->until = clock_now() + GATHER;
 }
 
+/* The driver: as conn_take_in, or whoever receives now will kick us. */
+static bool take_in_or_wait(libvchan_t *h)
+{
+	if (conn_take_in(h))
+		return true;
+	atomic_store(&h->wants_input, true);
+	if (!conn_take_in(h)) {
+		h->waits_for_input = true;
+		return false;
+	}
+	atomic_store(&h->wants_input, false);
+	return true;
+}
+
+/* What is in the ring waits for the peer's room: look for news of it. */
+static short await_acknowledgement(libvchan_t *h)
+{
+	if (!wire_unsent(h) || !atomic_load(&h->blocked) || !take_in_or_wait(h))
+		return 0;
+	return wire_unsent(h) && atomic_load(&h->blocked) ? POLLIN : 0;
+}
+
+static int64_t look_every(const libvchan_t *h)
+{
+	return h->flow.rx_window < LARGE_WINDOW ? LOOK_EXACT : LOOK_LARGE;
+}
+
+/* The peer is told.  Or is it? */
+static bool stop_looking(libvchan_t *h)
+{
+	if (framed_owes_news(h) && !atomic_load(&h->dead))
+		return false;
+	atomic_store(&h->flow.untold, false);
+	h->look_at = 0;
+	h->looks = false;
+	if (!framed_owes_news(h) || atomic_load(&h->dead))
+		return true;
+	atomic_store(&h->flow.untold, true);
+	return false;
+}
+
+static void look_for_who_asks(libvchan_t *h)
+{
+	uint64_t handed = atomic_load(&h->flow.handed);
+
+	bool taken = take_in_or_wait(h);
+
+	if (atomic_load(&h->flow.asked_us))
+		wire_acknowledge(h);
+	if (!taken) {
+		h->look_at = 0;
+		h->looks = false;
+		return;
+	}
+	/* A program that reads is left alone for a while. */
+	h->looks = handed == h->looked_handed;
+	h->looked_handed = handed;
+	h->look_at = clock_now() + look_every(h);
+}
+
+/* Our program has had something, and the peer may ask after that. */
+static short tell_who_asks(libvchan_t *h, struct conn_sleep *s)
+{
+	if (!atomic_load(&h->flow.untold) || h->waits_for_input || stop_looking(h))
+		return 0;
+	if (!h->look_at) {
+		h->looked_handed = atomic_load(&h->flow.handed);
+		h->look_at = clock_now() + look_every(h);
+	} else if (h->looks || clock_now() >= h->look_at) {
+		look_for_who_asks(h);
+	}
+	if (h->looks)
+		return POLLIN;
+	if (h->look_at && h->look_at < s->until)
+		s->until = h->look_at;
+	return 0;
+}
+
 static void step_open(libvchan_t *h, struct conn_sleep *s)
 {
+	short events = 0;
+
 	notice_end(h);
 	send_what_is_due(h, s);
-	if (handle_state(h) == CONNECTED) {
-		s->fd = h->sock;
-		s->events = POLLRDHUP;
+	if (h->framed) {
+		h->waits_for_input = false;
+		events |= await_acknowledgement(h);
+		events |= tell_who_asks(h, s);
 	}
+	if (handle_state(h) == CONNECTED)
+		events |= POLLRDHUP;
 	if (wire_unsent(h) && atomic_load(&h->stalled)) {
-		if (!atomic_load(&h->starved)) {
-			s->fd = h->sock;
-			s->events |= POLLOUT;
-		}
+		if (!atomic_load(&h->starved))
+			events |= POLLOUT;
 		/* No event tells of memory that is free again, nor, on a full
 		 * socket, of the peer's other half. */
 		if (atomic_load(&h->starved) || handle_state(h) == DISCONNECTED)
 			s->until = clock_now() + RETRY_SOON;
 	}
+	if (events)
+		conn_watch(s, h->sock, events);
 }
 
 bool conn_has_work(libvchan_t *h)
 {
-	return wire_unsent(h);
+	if (h->waits_for_input && !atomic_load(&h->wants_input))
+		return true;
+	if (!h->look_at && !h->waits_for_input && atomic_load(&h->flow.untold))
+		return true;
+	return wire_unsent(h) && !atomic_load(&h->blocked);
 }
 
 void conn_flush(libvchan_t *h)
 {
-	sigset_t all, saved;
-	bool room;
+	sigset_t saved;
 
-	/* Signals: see handle.h. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &saved);
-	room = drain(h);
-	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	signals_block(&saved); /* handle.h */
+	drain(h);
+	signals_restore(&saved);
 	if (atomic_load(&h->dead))
 		conn_ended(h, true);
-	if (room) {
-		events_lock(&h->events);
-		events_raise(&h->events);
-		events_unlock(&h->events);
-	}
+	if (has_room_news(h))
+		conn_raise(h);
 	if (wire_unsent(h))
 		driver_kick(h);
+}
+
+/* ---- receiving, by whoever does ---- */
+
+void conn_received(libvchan_t *h, bool tell)
+{
+	wire_tell(h);
+	if (!wire_made_room(h))
+		return;
+	if (wire_unsent(h))
+		conn_flush(h);
+	if (has_room_news(h) && tell)
+		conn_raise(h);
+	wake_writer(h);
+}
+
+void conn_data_came(libvchan_t *h)
+{
+	atomic_store(&h->taken, true);
+	if (ring_fill(&h->in) || atomic_load(&h->waiting))
+		conn_raise(h);
+}
+
+bool conn_may_receive(libvchan_t *h)
+{
+	if (pthread_mutex_trylock(&h->reading) != 0)
+		return false;
+	atomic_store(&h->receiver, pthread_self());
+	return true;
+}
+
+void conn_stop_receiving(libvchan_t *h)
+{
+	conn_leave_socket(h);
+	/* When the ring was full, or a wait in another thread could not take in
+	 * what it was told of, the socket may hold data of which no edge will
+	 * tell: say so once there is room. */
+	if (atomic_load(&h->more) && wire_in_room(h) && atomic_exchange(&h->more, false))
+		conn_raise(h);
+}
+
+void conn_leave_socket(libvchan_t *h)
+{
+	pthread_mutex_unlock(&h->reading);
+	wake_writer(h);
+	if (atomic_load(&h->wants_input) && atomic_exchange(&h->wants_input, false))
+		driver_kick(h);
+}
+
+static void take_in(libvchan_t *h)
+{
+	size_t n = wire_pull(h, false);
+
+	if (n)
+		conn_data_came(h);
+	if (h->eof)
+		conn_ended(h, true);
+	conn_received(h, true);
+}
+
+bool conn_take_in(libvchan_t *h)
+{
+	/* Nobody else is in a call any more, but a frame that exit() has stopped
+	 * may hold the lock. */
+	bool closing = atomic_load(&h->closing), mine = conn_may_receive(h);
+
+	if (!mine && !closing)
+		return false;
+	take_in(h);
+	if (mine)
+		conn_stop_receiving(h);
+	return true;
+}
+
+/* ---- waiting for room ---- */
+
+static void pause_shortly(void)
+{
+	const struct timespec pause = { 0, CLOCK_MS };
+
+	nanosleep(&pause, NULL);
+}
+
+static void await_kernel_room(libvchan_t *h)
+{
+	struct pollfd p = { h->sock, POLLOUT | POLLRDHUP, 0 };
+
+	conn_flush(h);
+	if (!wire_unsent(h) || !atomic_load(&h->stalled))
+		return;
+	if (atomic_load(&h->starved)) {
+		pause_shortly();
+		return;
+	}
+	/* Without room and without a peer there is neither POLLOUT nor POLLHUP. */
+	if (poll(&p, 1, -1) > 0 && (p.revents & POLLRDHUP))
+		conn_ended(h, true);
+}
+
+/* What the writer sleeps for; who receives meanwhile wakes it (writer_waits). */
+static short room_events(libvchan_t *h)
+{
+	short events = POLLRDHUP;
+
+	if (conn_take_in(h))
+		events |= POLLIN;
+	if (atomic_load(&h->stalled) && !atomic_load(&h->starved))
+		events |= POLLOUT;
+	return events;
+}
+
+static void await_peer_room(libvchan_t *h, size_t enough)
+{
+	struct pollfd p[2] = { { h->room_wake, POLLIN, 0 }, { h->sock, 0, 0 } };
+
+	atomic_store(&h->waiter, pthread_self());
+	atomic_store(&h->writer_waits, true);
+	if (wire_unsent(h))
+		conn_flush(h);
+	wire_ask(h);
+	p[1].events = room_events(h);
+	if (wire_room(h) < enough && handle_state(h) == CONNECTED &&
+	    poll(p, 2, atomic_load(&h->starved) ? 1 : -1) > 0) {
+		if (p[0].revents)
+			driver_writer_woke(h);
+		if (p[1].revents & POLLRDHUP)
+			conn_ended(h, true);
+	}
+	atomic_store(&h->writer_waits, false);
+}
+
+void conn_await_room(libvchan_t *h, size_t enough)
+{
+	bool short_of_room = wire_room(h) < enough;
+
+	if (handle_state(h) == WAITING)
+		driver_await_peer(h);
+	else if (short_of_room && h->framed)
+		await_peer_room(h, enough);
+	else if (short_of_room)
+		await_kernel_room(h);
+	else if (atomic_load(&h->starved))
+		pause_shortly();
 }
 
 /* ---- all of it ---- */
@@ -521,6 +502,7 @@ static bool lingers(libvchan_t *h, struct conn_sleep *s)
 		log_error(&h->log,
 			  "close: %zu bytes dropped, the peer did not read them in %u ms",
 			  ring_fill(&h->out), h->config.linger_ms);
+		atomic_store(&h->dead, true);
 		return false;
 	}
 	if (h->linger_until < s->until)
@@ -534,15 +516,17 @@ bool conn_step(libvchan_t *h, struct conn_sleep *s)
 
 	do {
 		before = handle_state(h);
-		s->fd = -1;
-		s->events = 0;
+		s->count = 0;
 		s->until = CLOCK_NEVER;
 		if (before == WAITING && !atomic_load(&h->closing))
-			step_waiting(h, s);
+			setup_step_waiting(h, s);
 		else if (before == CONNECTING && !atomic_load(&h->closing))
-			step_connecting(h, s);
+			setup_step_connecting(h, s);
 		else if (before == CONNECTED || before == DISCONNECTED)
 			step_open(h, s);
 	} while (handle_state(h) != before);
-	return !atomic_load(&h->closing) || lingers(h, s);
+	if (!atomic_load(&h->closing) || lingers(h, s))
+		return true;
+	wire_end(h);
+	return false;
 }

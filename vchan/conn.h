@@ -9,6 +9,7 @@
 #ifndef VCHAN_CONN_H
 #define VCHAN_CONN_H
 
+#include <poll.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -17,24 +18,28 @@
 /* So many small writes in a row are a stream: they gather in the ring. */
 #define CONN_STREAK 5
 
+/* Both listeners, a plain connection that is held back, the candidates. */
+#define CONN_FDS (3 + CANDIDATES)
+
 struct conn_sleep {
-	int fd;        /* -1: none */
-	short events;  /* for poll */
+	struct pollfd fds[CONN_FDS];
+	unsigned count;
 	int64_t until; /* ns, CLOCK_NEVER */
 };
 
-/* Open what cannot wait, so that its errors show at once: the listener of a
- * server, the first socket of a client.  -1 and errno. */
-int conn_listen(libvchan_t *h, uint32_t cid);
-int conn_prepare(libvchan_t *h);
+void conn_watch(struct conn_sleep *s, int fd, short events);
 
 /* The driver.  False: closing, and all is handed over; never call it again. */
 bool conn_step(libvchan_t *h, struct conn_sleep *s);
-/* The driver, about to sleep: is there something in the ring to send? */
+/* The driver, about to sleep: has something come up meanwhile? */
 bool conn_has_work(libvchan_t *h);
 
-/* For tests too: this connected socket is the peer. */
+/* The driver: this connected socket is the peer. */
 void conn_established(libvchan_t *h, int sock);
+/* The driver: never connected, and never will be. */
+void conn_give_up(libvchan_t *h, enum state state, int err);
+
+void conn_raise(libvchan_t *h);
 
 /* A caller found the connection's end.  `tell`: raise the event; false only
  * in libvchan_wait, which is about to report it. */
@@ -42,5 +47,20 @@ void conn_ended(libvchan_t *h, bool tell);
 
 /* A caller: send what lies in the write ring, now, in this thread. */
 void conn_flush(libvchan_t *h);
+
+/* A writer: block until there may be room for `enough` bytes, or the end. */
+void conn_await_room(libvchan_t *h, size_t enough);
+
+/* Whoever receives holds `reading`, and tells afterwards: that data came, and,
+ * with conn_received, what the peer said beside it.  `tell`: as above. */
+bool conn_may_receive(libvchan_t *h);
+void conn_data_came(libvchan_t *h);
+void conn_received(libvchan_t *h, bool tell);
+void conn_stop_receiving(libvchan_t *h);
+/* The same, but without an event for what is left in the socket. */
+void conn_leave_socket(libvchan_t *h);
+/* All of that, for a thread that wants room, not data.  False: another thread
+ * is receiving. */
+bool conn_take_in(libvchan_t *h);
 
 #endif

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <poll.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -24,12 +25,21 @@
 
 #define STACK_SIZE (256 << 10) /* it never goes deep */
 
-static void wake(libvchan_t *h)
+static void signal_eventfd(int fd)
 {
 	uint64_t one = 1;
 
-	if (write(h->wake, &one, sizeof one) < 0) {
+	if (write(fd, &one, sizeof one) < 0) {
 		/* Full means readable, which is the aim. */
+	}
+}
+
+static void clear_eventfd(int fd)
+{
+	uint64_t count;
+
+	if (read(fd, &count, sizeof count) < 0) {
+		/* EAGAIN: somebody else's wake-up was merged into it. */
 	}
 }
 
@@ -47,11 +57,11 @@ static struct timespec time_left(int64_t until)
 
 static void sleep_until(libvchan_t *h, const struct conn_sleep *s)
 {
-	struct pollfd fds[2] = { { h->wake, POLLIN, 0 }, { s->fd, s->events, 0 } };
+	struct pollfd fds[1 + CONN_FDS] = { { h->wake, POLLIN, 0 } };
 	struct timespec left = time_left(s->until);
-	uint64_t count;
 
-	if (s->until == CLOCK_NEVER && !(s->events & POLLOUT)) {
+	memcpy(fds + 1, s->fds, s->count * sizeof *fds);
+	if (s->until == CLOCK_NEVER && !(s->count && (s->fds[0].events & POLLOUT))) {
 		/* Only from this sleep must somebody wake us for new work. */
 		atomic_store(&h->idle, true);
 		if (conn_has_work(h)) {
@@ -59,11 +69,10 @@ static void sleep_until(libvchan_t *h, const struct conn_sleep *s)
 			return;
 		}
 	}
-	ppoll(fds, 2, s->until == CLOCK_NEVER ? NULL : &left, NULL);
+	ppoll(fds, 1 + s->count, s->until == CLOCK_NEVER ? NULL : &left, NULL);
 	atomic_store(&h->idle, false);
-	if (fds[0].revents && read(h->wake, &count, sizeof count) < 0) {
-		/* EAGAIN: somebody else's wake-up was merged into it. */
-	}
+	if (fds[0].revents)
+		clear_eventfd(h->wake);
 }
 
 static void *drive(void *handle)
@@ -79,17 +88,16 @@ static void *drive(void *handle)
 static int create_thread(libvchan_t *h)
 {
 	pthread_attr_t attr;
-	sigset_t all, saved;
+	sigset_t saved;
 	int err;
 
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_SIZE);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &saved);
+	signals_block(&saved);
 	err = pthread_create(&h->thread, &attr, drive, h);
 	if (err == EINVAL) /* the program's thread-local data is larger */
 		err = pthread_create(&h->thread, NULL, drive, h);
-	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	signals_restore(&saved);
 	pthread_attr_destroy(&attr);
 	return err;
 }
@@ -101,9 +109,11 @@ int driver_start(libvchan_t *h)
 
 	life_enter(&saved);
 	h->wake = fd_above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+	if (h->wake >= 0)
+		h->room_wake = fd_above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 	err = errno;
 	life_leave(&saved);
-	if (h->wake >= 0)
+	if (h->room_wake >= 0)
 		err = create_thread(h);
 	errno = err;
 	return err ? -1 : 0;
@@ -112,14 +122,14 @@ int driver_start(libvchan_t *h)
 void driver_stop(libvchan_t *h)
 {
 	atomic_store(&h->closing, true);
-	wake(h);
+	signal_eventfd(h->wake);
 	pthread_join(h->thread, NULL);
 }
 
 void driver_kick(libvchan_t *h)
 {
 	if (atomic_load(&h->idle) && atomic_exchange(&h->idle, false))
-		wake(h);
+		signal_eventfd(h->wake);
 }
 
 void driver_await_peer(libvchan_t *h)
@@ -133,4 +143,14 @@ void driver_await_peer(libvchan_t *h)
 void driver_state_changed(libvchan_t *h)
 {
 	syscall(SYS_futex, &h->state, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+void driver_wake_writer(libvchan_t *h)
+{
+	signal_eventfd(h->room_wake);
+}
+
+void driver_writer_woke(libvchan_t *h)
+{
+	clear_eventfd(h->room_wake);
 }

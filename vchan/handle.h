@@ -9,7 +9,11 @@
  *            that ring is empty, which only the writer can change.
  *   drainer  whoever holds `draining`: takes from the write ring and sends.
  *            The connection thread, or a caller that needs it done now.
- *   driver   the connection thread: listener, connecting socket, retries.
+ *   driver   the connection thread: listeners, connecting sockets, retries.
+ *
+ * On the framed wire every send is a drainer's, also the writer's direct one,
+ * and whoever waits for room takes input in: the writer or the driver may hold
+ * `reading` too, for one receive that does not block.
  *
  * A caller can be stopped anywhere, for good, by a signal handler that calls
  * exit(); what runs then must find the write ring usable and wait for no lock
@@ -25,15 +29,75 @@
 #define VCHAN_HANDLE_H
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "config.h"
 #include "events.h"
+#include "frame.h"
 #include "libvchan.h"
 #include "log.h"
 #include "ring.h"
+
+#define CANDIDATES 4
+
+/* Somebody at the framed port who has not said all of his hello. */
+struct candidate {
+	int fd;          /* -1: none */
+	int64_t until;   /* ns */
+	unsigned heard;  /* bytes */
+	unsigned char hello[HELLO_SIZE];
+};
+
+/* Packets that are under way, in groups: when the peer has taken in all bytes
+ * up to `end`, they are gone. */
+#define BATCHES 16
+struct batch {
+	uint64_t end;
+	uint32_t packets;
+};
+
+/* The framed wire's.  Counters are bytes of payload since the connection. */
+struct flow {
+	/* Fixed when connected. */
+	uint32_t tx_window, rx_window;
+	uint32_t packets_max;
+
+	/* The drainer's. */
+	_Atomic uint64_t announced; /* in frames whose header was sent */
+	uint32_t frame_left;        /* of the last: it lies at the front of the ring */
+	unsigned char head[FRAME_HEADER]; /* a header of which ... */
+	_Atomic unsigned head_left; /* ... so much the kernel did not take */
+	struct batch batches[BATCHES]; /* oldest first */
+	unsigned batch_count;
+	uint32_t packets;           /* their sum */
+
+	/* The receiver's. */
+	_Atomic uint64_t received;
+	uint32_t left;              /* of the frame that is being received */
+	unsigned char part[FRAME_HEADER]; /* of the next header ... */
+	unsigned part_len;          /* ... so much is here */
+
+	/* The writer's. */
+	_Atomic uint64_t accepted;
+
+	/* Anybody's. */
+	_Atomic uint64_t acked;     /* the peer's program has had */
+	atomic_bool made_room;      /* that has grown, since somebody looked */
+	_Atomic uint64_t handed;    /* our program has had */
+	_Atomic uint64_t told;      /* of that, the peer was told */
+	_Atomic uint64_t taken;     /* the peer has taken in, at least */
+	atomic_bool asked;          /* we have asked for an acknowledgement */
+	atomic_bool counting;       /* we have asked how much it has taken in */
+	atomic_bool ask_due, ack_due; /* to be sent by whoever can */
+	atomic_bool ask_count_due, count_due; /* the same */
+	atomic_bool asked_us;       /* the peer has asked */
+	atomic_bool untold;         /* the driver knows that the peer may ask */
+};
+
+enum wire_kind { PLAIN, FRAMED };
 
 enum state { WAITING, CONNECTING, CONNECTED, DISCONNECTED, FAILED };
 
@@ -43,12 +107,12 @@ struct libvchan {
 	struct log log;
 	uint32_t peer_cid;  /* whom to connect to, or whom to admit */
 	uint32_t own_cid;   /* a second CID to admit, or 0 */
-	uint32_t port;      /* the vsock port */
+	uint32_t port;      /* the vsock port, of the plain wire */
 	bool server;
 
 	/* Anybody's. */
 	_Atomic int state;         /* enum state; a futex */
-	int error;                 /* why it FAILED; set before the state */
+	_Atomic int error;         /* why it FAILED or was cut off; set before the state */
 	atomic_bool nonblocking;
 	atomic_bool finished;      /* not an asynchronous connect, or it is done */
 	atomic_bool orphan;        /* a forked child's copy: fds closed, no thread */
@@ -56,13 +120,19 @@ struct libvchan {
 	int64_t linger_until;      /* ns; set before closing */
 	struct events events;
 	int sock;                  /* connected; set before the state */
+	bool framed;               /* which wire; set before the state */
+	struct flow flow;
+	size_t in_size, out_size;  /* the rings as the API has them, in bytes; the
+	                            * memory may be more */
 
 	/* The reader's, under `reading`. */
 	pthread_mutex_t reading;
+	_Atomic pthread_t receiver; /* who holds it */
 	struct ring in;
 	bool eof;                  /* nothing will ever come again */
 	bool fresh;                /* wait has just filled the read ring */
 	atomic_bool more;          /* the socket may hold what the ring could not */
+	atomic_bool capped;        /* data_ready told of less than there is */
 	atomic_bool taken;         /* data was received since the last wait */
 	atomic_bool waiting;       /* a thread is in wait, or about to sleep there */
 
@@ -70,12 +140,17 @@ struct libvchan {
 	struct ring out;
 	_Atomic int streak;        /* small writes in a row, nothing between them */
 	int64_t last_write;        /* ns, end of the last direct small one */
-	atomic_bool want_room;     /* somebody saw too little */
+	atomic_bool want_room;     /* somebody saw too little: */
+	_Atomic size_t room_seen;  /* this */
+	atomic_bool writer_waits;  /* a thread is in conn_await_room: */
+	_Atomic pthread_t waiter;  /* this */
+	int room_wake;             /* eventfd, to end that */
 	atomic_bool sending;       /* it blocks in the kernel; the ring is empty */
 
 	/* The drainer's. */
 	pthread_mutex_t draining;
 	atomic_bool stalled;       /* the kernel had no room: the thread waits for it */
+	atomic_bool blocked;       /* the peer had none: an acknowledgement will tell */
 	atomic_bool starved;       /* its memory is short, not its room: no event tells */
 	atomic_bool dead;          /* the kernel takes nothing any more */
 
@@ -83,8 +158,18 @@ struct libvchan {
 	pthread_t thread;
 	int wake;                  /* eventfd */
 	atomic_bool idle;          /* the thread sleeps until it is woken */
-	int listener;              /* WAITING */
+	atomic_bool wants_input;   /* another thread was receiving: it shall kick us */
+	bool waits_for_input;      /* the same, as the driver left it */
+	int64_t look_at;           /* ns; when to look for who asks; 0: never */
+	uint64_t looked_handed;    /* flow.handed then */
+	bool looks;                /* all the time: the program does not */
+	int listeners[2];          /* WAITING; by enum wire_kind; -1: none */
+	struct candidate candidates[CANDIDATES]; /* of a client, the first */
+	int plain;                 /* connected, in case that no framed one comes */
+	int64_t plain_until;       /* ns */
+	bool settling;             /* a client's: for that, unless it ends until then */
 	int attempt;               /* CONNECTING: the socket to connect, or -1 */
+	enum wire_kind attempted;
 	bool trying;               /* its connect is under way */
 	int64_t retry_at, retry_after; /* ns */
 	int64_t started, missing_since; /* ns; 0: not missing */
@@ -96,9 +181,17 @@ struct libvchan {
 	uint64_t exit_mark;           /* out.put when exit() began */
 };
 
-static inline enum state handle_state(libvchan_t *h)
+static inline enum state handle_state(const libvchan_t *h)
 {
 	return (enum state)atomic_load(&h->state);
+}
+
+/* Connected, or was, over the framed wire. */
+static inline bool handle_is_framed(const libvchan_t *h)
+{
+	enum state s = handle_state(h);
+
+	return (s == CONNECTED || s == DISCONNECTED) && h->framed;
 }
 
 /* A handle with no fds, no rings, no thread; NULL/ENOMEM. */
@@ -108,6 +201,14 @@ void handle_free(libvchan_t *h);
 
 /* For tests: a connected handle on any stream socket, which it then owns; all
  * but the addresses and the set-up works without vsock. */
-libvchan_t *handle_adopt(int sock, size_t read_min, size_t write_min);
+libvchan_t *handle_adopt(int sock, size_t read_min, size_t write_min, bool framed);
+
+/* Rings for what the API is to show as read_min and write_min: 0, or -1 and
+ * errno.  Also to replace those that are there. */
+int handle_open_rings(libvchan_t *h, size_t read_min, size_t write_min);
+
+/* While a handler that may call exit() must not run. */
+void signals_block(sigset_t *saved);
+void signals_restore(const sigset_t *saved);
 
 #endif

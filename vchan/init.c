@@ -13,7 +13,9 @@
 #include "driver.h"
 #include "handle.h"
 #include "life.h"
+#include "setup.h"
 #include "vsock.h"
+#include "wire.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -96,19 +98,18 @@ static int configure(libvchan_t *h, const char *call, int domain, int port)
 	return find_address(h, address_cid((uint32_t)domain), (uint32_t)port);
 }
 
-static int open_ring(libvchan_t *h, struct ring *r, const char *which, size_t min)
+static int open_rings(libvchan_t *h, size_t read_min, size_t write_min)
 {
 	sigset_t saved;
 	int ret, err;
 
 	life_enter(&saved); /* it opens an fd for a moment */
-	ret = ring_init(r, min);
+	ret = handle_open_rings(h, read_min, write_min);
 	err = errno;
 	life_leave(&saved);
-	errno = err;
 	if (ret < 0)
-		log_error(&h->log, "%s ring of %zu bytes (at most %zu): %s", which, min,
-			  RING_MAX, log_reason(err).text);
+		log_error(&h->log, "rings of %zu and %zu bytes (at most %zu): %s", read_min,
+			  write_min, RING_MAX, log_reason(err).text);
 	errno = err;
 	return ret;
 }
@@ -131,8 +132,7 @@ static int open_events(libvchan_t *h)
 
 static int open_inside(libvchan_t *h, size_t read_min, size_t write_min)
 {
-	if (open_ring(h, &h->in, "read", read_min) < 0 ||
-	    open_ring(h, &h->out, "write", write_min) < 0)
+	if (open_rings(h, read_min, write_min) < 0)
 		return -1;
 	return open_events(h);
 }
@@ -167,21 +167,23 @@ EXPORT libvchan_t *libvchan_server_init(int domain, int port, size_t read_min,
 					size_t write_min)
 {
 	libvchan_t *h = prepare(true, "libvchan_server_init", domain, port);
+	uint32_t vsock_port = 0;
 
 	if (!h)
 		return NULL;
 	atomic_store(&h->finished, true);
 	if (open_inside(h, read_min, write_min) < 0)
 		return discard(h);
-	if (conn_listen(h, h->config.loopback ? CID_LOCAL : VMADDR_CID_ANY) < 0) {
-		log_error(&h->log, "vsock port %u: %s", h->port, log_reason(errno).text);
+	if (setup_listen(h, h->config.loopback ? CID_LOCAL : VMADDR_CID_ANY,
+			 &vsock_port) < 0) {
+		log_error(&h->log, "vsock port %u: %s", vsock_port, log_reason(errno).text);
 		return discard(h);
 	}
 	log_debug(&h->log, "listening on vsock port %u", h->port);
 	return start(h);
 }
 
-libvchan_t *handle_adopt(int sock, size_t read_min, size_t write_min)
+libvchan_t *handle_adopt(int sock, size_t read_min, size_t write_min, bool framed)
 {
 	libvchan_t *h = prepare(true, "adopted", 0, 0);
 
@@ -190,6 +192,8 @@ libvchan_t *handle_adopt(int sock, size_t read_min, size_t write_min)
 	atomic_store(&h->finished, true);
 	if (open_inside(h, read_min, write_min) < 0)
 		return discard(h);
+	if (framed)
+		wire_be_framed(h, frame_window((uint32_t)h->out_size), h->config.buffer_size);
 	conn_established(h, sock);
 	return start(h);
 }
@@ -202,7 +206,7 @@ static libvchan_t *connect_to(const char *call, int domain, int port)
 		return NULL;
 	if (open_inside(h, h->config.client_ring, h->config.client_ring) < 0)
 		return discard(h);
-	if (conn_prepare(h) < 0) {
+	if (setup_prepare(h) < 0) {
 		log_error(&h->log, "vsock socket: %s", log_reason(errno).text);
 		return discard(h);
 	}

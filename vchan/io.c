@@ -58,12 +58,12 @@ static int check(const libvchan_t *h, const void *data, size_t size, int when_go
 }
 
 /* The program turns to something else than writing: what has gathered goes.
- * When the kernel has no room the driver is waiting for it already. */
+ * When there is no room the driver is waiting for it already. */
 static void end_streak(libvchan_t *h)
 {
 	if (atomic_load(&h->streak))
 		atomic_store(&h->streak, 0);
-	if (ring_fill(&h->out) && !atomic_load(&h->stalled) && wire_unsent(h))
+	if (wire_unsent(h) && !wire_is_stuck(h))
 		conn_flush(h);
 }
 
@@ -72,7 +72,7 @@ static void end_streak(libvchan_t *h)
 /* Counts this write; true: it belongs to a stream. */
 static bool is_stream(libvchan_t *h, size_t size)
 {
-	if (size > min_size(SMALL_WRITE, h->out.size / 4)) {
+	if (size > min_size(SMALL_WRITE, h->out_size / 4)) {
 		atomic_store(&h->streak, 0);
 		return false;
 	}
@@ -86,21 +86,33 @@ static bool is_stream(libvchan_t *h, size_t size)
 
 static size_t put(libvchan_t *h, const char *data, size_t size)
 {
-	size_t n = min_size(size, ring_room(&h->out));
+	size_t n = min_size(size, wire_room(h));
+	bool first = ring_fill(&h->out) == 0;
 
 	if (n == 0)
 		return 0;
-	ring_put(&h->out, data, n);
-	if (handle_state(h) != WAITING)
+	wire_put(h, data, n);
+	/* Behind what waits for an acknowledgement there is nothing to do. */
+	if (handle_state(h) != WAITING && (first || !atomic_load(&h->blocked)))
 		driver_kick(h);
 	return n;
+}
+
+/* Somebody has seen so little: he is to be told of more.  What the peer says
+ * of its room comes with its input. */
+static void want_more_than(libvchan_t *h, size_t room)
+{
+	atomic_store(&h->room_seen, room);
+	atomic_store(&h->want_room, true);
+	if (wire_ask(h))
+		conn_take_in(h);
 }
 
 /* "I saw too little", then look again; true: there is enough now. */
 static bool ask_for_room(libvchan_t *h, size_t enough)
 {
-	atomic_store(&h->want_room, true);
-	return ring_room(&h->out) >= enough;
+	want_more_than(h, wire_room(h));
+	return wire_room(h) >= enough;
 }
 
 /* The kernel wakes this for room and for a peer that reads no more, but not
@@ -129,8 +141,10 @@ static ssize_t put_directly(libvchan_t *h, const char *data, size_t size, bool b
 		h->last_write = clock_now();
 		return n;
 	}
+	if (h->framed)
+		return n + (ssize_t)put(h, data + n, size - (size_t)n);
 	/* What no ring could hold waits in the kernel, not here. */
-	if (blocking && size - (size_t)n > h->out.size) {
+	if (blocking && size - (size_t)n > h->out_size) {
 		ssize_t more = send_waiting(h, data + n, size - (size_t)n);
 
 		return more < 0 ? -1 : n + more;
@@ -139,33 +153,10 @@ static ssize_t put_directly(libvchan_t *h, const char *data, size_t size, bool b
 	return n + (ssize_t)put(h, data + n, size - (size_t)n);
 }
 
-static void pause_shortly(void)
-{
-	const struct timespec pause = { 0, CLOCK_MS };
-
-	nanosleep(&pause, NULL);
-}
-
-static void await_kernel_room(libvchan_t *h)
-{
-	struct pollfd p = { h->sock, POLLOUT | POLLRDHUP, 0 };
-
-	conn_flush(h);
-	if (!wire_unsent(h) || !atomic_load(&h->stalled))
-		return;
-	if (atomic_load(&h->starved)) {
-		pause_shortly();
-		return;
-	}
-	/* Without room and without a peer there is neither POLLOUT nor POLLHUP. */
-	if (poll(&p, 1, -1) > 0 && (p.revents & POLLRDHUP))
-		conn_ended(h, true);
-}
-
 /* Connected, with something in the ring before us. */
 static size_t put_behind(libvchan_t *h, const char *data, size_t size, bool stream)
 {
-	if (size > ring_room(&h->out) || (!stream && !atomic_load(&h->stalled)))
+	if (size > wire_room(h) || (!stream && !wire_is_stuck(h)))
 		conn_flush(h);
 	if (ring_fill(&h->out) == 0)
 		return 0; /* now directly */
@@ -185,6 +176,12 @@ static ssize_t put_some(libvchan_t *h, const char *data, size_t size, bool strea
 	return put_directly(h, data, size, blocking);
 }
 
+/* The errno when the connection is over: EPROTO when that was the peer's doing. */
+static int gone(const libvchan_t *h, int usual)
+{
+	return atomic_load(&h->error) == EPROTO ? EPROTO : usual;
+}
+
 static bool is_gone(libvchan_t *h)
 {
 	if (atomic_load(&h->dead))
@@ -192,15 +189,12 @@ static bool is_gone(libvchan_t *h)
 	return handle_state(h) == DISCONNECTED;
 }
 
-/* Blocks until the next step of a write may do something. */
-static void await_room(libvchan_t *h)
+/* A step of a non-blocking write has done nothing; true: another one may. */
+static bool may_go_on(libvchan_t *h)
 {
-	if (handle_state(h) == WAITING)
-		driver_await_peer(h);
-	else if (ring_room(&h->out) == 0)
-		await_kernel_room(h);
-	else if (atomic_load(&h->starved))
-		pause_shortly();
+	if (ring_fill(&h->out) == 0 && wire_room(h))
+		return true; /* what was in the ring has gone: now directly */
+	return ask_for_room(h, 1);
 }
 
 static int write_all(libvchan_t *h, const char *data, size_t size, bool blocking)
@@ -211,7 +205,7 @@ static int write_all(libvchan_t *h, const char *data, size_t size, bool blocking
 
 	while (done < size) {
 		if (is_gone(h))
-			return fail(EPIPE);
+			return fail(gone(h, EPIPE));
 		n = put_some(h, data + done, size - done, stream, blocking);
 		if (n < 0)
 			continue; /* gone */
@@ -219,8 +213,8 @@ static int write_all(libvchan_t *h, const char *data, size_t size, bool blocking
 		if (done == size)
 			break;
 		if (blocking)
-			await_room(h);
-		else if (n == 0 && ring_fill(&h->out) && !ask_for_room(h, 1))
+			conn_await_room(h, 1);
+		else if (n == 0 && !may_go_on(h))
 			break;
 	}
 	return (int)done;
@@ -237,22 +231,39 @@ EXPORT int libvchan_write(libvchan_t *h, const void *data, size_t size)
 	return write_all(h, data, size, !atomic_load(&h->nonblocking));
 }
 
-/* Room for all of it, or a ring that is empty; blocking: waits for it. */
+/* Room for all of it; blocking: waits for it. */
 static bool await_room_for(libvchan_t *h, size_t size, bool blocking)
 {
-	while (ring_room(&h->out) < size && !is_gone(h)) {
+	while (wire_room(h) < size && !is_gone(h)) {
 		if (handle_state(h) == CONNECTED)
 			conn_flush(h);
-		if (ring_room(&h->out) >= size)
+		if (wire_room(h) >= size)
 			break;
 		if (!blocking)
 			return ask_for_room(h, size);
-		if (handle_state(h) == WAITING)
-			driver_await_peer(h);
-		else
-			await_kernel_room(h);
+		conn_await_room(h, size);
 	}
 	return true;
+}
+
+/* More than a ring, over the framed wire: all of it, although the peer has no
+ * room for all of it.  There is memory: wire_send_most. */
+static int send_over(libvchan_t *h, const char *data, size_t size)
+{
+	ssize_t n;
+
+	if (!await_room_for(h, h->out_size, false))
+		return 0;
+	if (is_gone(h))
+		return fail(gone(h, EPIPE));
+	n = wire_send(h, data, size, false);
+	if (n < 0)
+		return fail(gone(h, EPIPE));
+	if ((size_t)n < size) {
+		wire_put(h, data + n, size - (size_t)n);
+		driver_kick(h);
+	}
+	return (int)size;
 }
 
 EXPORT int libvchan_send(libvchan_t *h, const void *data, size_t size)
@@ -262,9 +273,15 @@ EXPORT int libvchan_send(libvchan_t *h, const void *data, size_t size)
 
 	if (go <= 0)
 		return go;
-	if (size > h->out.size)
+	if (size > wire_send_most(h))
 		return fail(EMSGSIZE);
 	blocking = !atomic_load(&h->nonblocking);
+	/* Over an exact ring to wait for all of the room can be to wait for ever:
+	 * for a peer that waits for all of the data.  So let it have what fits. */
+	if (blocking && handle_is_framed(h))
+		return write_all(h, data, size, true);
+	if (size > h->out_size)
+		return send_over(h, data, size);
 	if (!await_room_for(h, size, blocking))
 		return 0;
 	return write_all(h, data, size, blocking);
@@ -276,54 +293,50 @@ EXPORT int libvchan_buffer_space(libvchan_t *h)
 
 	if (is_unusable(h) || handle_state(h) == DISCONNECTED)
 		return 0;
-	room = ring_room(&h->out);
-	if (room < h->out.size / 2 && handle_state(h) == CONNECTED &&
-	    !atomic_load(&h->stalled)) {
+	room = wire_room(h);
+	if (room < h->out_size / 2 && handle_state(h) == CONNECTED && !wire_is_stuck(h)) {
 		conn_flush(h);
-		room = ring_room(&h->out);
+		room = wire_room(h);
 	}
-	if (room < h->out.size) {
-		atomic_store(&h->want_room, true);
-		room = ring_room(&h->out);
+	if (room < h->out_size) {
+		want_more_than(h, room);
+		room = wire_room(h);
 	}
 	return (int)room;
 }
 
 /* ---- reading: `reading` is held ---- */
 
-static void raise_event(libvchan_t *h)
+static void start_reading(libvchan_t *h)
 {
-	events_lock(&h->events);
-	events_raise(&h->events);
-	events_unlock(&h->events);
-}
-
-/* After receiving, other than in wait: data that stays in the ring has left
- * the socket, and its edge is gone with it (events.h); so has the edge that a
- * wait in another thread is about to sleep for. */
-static void after_receiving(libvchan_t *h)
-{
-	atomic_store(&h->taken, true);
-	if (ring_fill(&h->in) || atomic_load(&h->waiting))
-		raise_event(h);
-}
-
-/* Gives `reading` back.  When the ring was full, or a wait in another thread
- * could not take in what it was told of, the socket may hold data of which no
- * edge will tell: say so once there is room. */
-static void end_reading(libvchan_t *h)
-{
-	pthread_mutex_unlock(&h->reading);
-	if (atomic_load(&h->more) && ring_room(&h->in) && atomic_exchange(&h->more, false))
-		raise_event(h);
+	pthread_mutex_lock(&h->reading);
+	atomic_store(&h->receiver, pthread_self());
 }
 
 static void after_pulling(libvchan_t *h, size_t n)
 {
 	if (n)
-		after_receiving(h);
+		conn_data_came(h);
 	if (h->eof)
 		conn_ended(h, true);
+	conn_received(h, true);
+}
+
+/* The program has had n bytes, or the call has failed.  When it was told of
+ * less than there was, no event will tell of the rest. */
+static int end_reading(libvchan_t *h, int n)
+{
+	int err = errno;
+
+	conn_stop_receiving(h);
+	if (n > 0) {
+		wire_handed(h, (size_t)n);
+		if (atomic_load(&h->capped) && ring_fill(&h->in) &&
+		    atomic_exchange(&h->capped, false))
+			conn_raise(h);
+	}
+	errno = err;
+	return n;
 }
 
 static size_t take(libvchan_t *h, char *data, size_t size)
@@ -343,11 +356,8 @@ static ssize_t receive(libvchan_t *h, char *data, size_t size, bool blocking)
 
 	if (h->eof)
 		return -1;
-	n = wire_recv(h, data, min_size(size, h->in.size), blocking);
-	if (n > 0)
-		after_receiving(h);
-	else if (n < 0)
-		conn_ended(h, true);
+	n = wire_recv(h, data, min_size(size, h->in_size), blocking);
+	after_pulling(h, n > 0 ? (size_t)n : 0);
 	return n;
 }
 
@@ -373,7 +383,7 @@ static int read_some(libvchan_t *h, char *data, size_t size, bool blocking)
 	if (!await_peer(h, blocking))
 		return 0;
 	if (!has_socket(h))
-		return fail(ECONNRESET);
+		return fail(gone(h, ECONNRESET));
 	got = take(h, data, size);
 	if (got == size || (got && blocking))
 		return (int)got;
@@ -381,21 +391,20 @@ static int read_some(libvchan_t *h, char *data, size_t size, bool blocking)
 		n = receive(h, data + got, size - got, blocking);
 	while (n == 0 && blocking);
 	if (n < 0 && got == 0)
-		return fail(ECONNRESET);
+		return fail(gone(h, ECONNRESET));
 	return (int)(got + (n > 0 ? (size_t)n : 0));
 }
 
 EXPORT int libvchan_read(libvchan_t *h, void *data, size_t size)
 {
-	int go = check(h, data, size, ECONNRESET), n;
+	int go = check(h, data, size, ECONNRESET);
 
 	if (go <= 0)
 		return go;
 	end_streak(h);
-	pthread_mutex_lock(&h->reading);
-	n = read_some(h, data, min_size(size, h->in.size), !atomic_load(&h->nonblocking));
-	end_reading(h);
-	return n;
+	start_reading(h);
+	return end_reading(h, read_some(h, data, min_size(size, h->in_size),
+					!atomic_load(&h->nonblocking)));
 }
 
 /* The read ring is empty: all of it straight from the socket, or what came of
@@ -404,12 +413,13 @@ static bool receive_exactly(libvchan_t *h, char *data, size_t size)
 {
 	ssize_t n = wire_recv(h, data, size, true);
 
-	if (n < 0)
+	if (n < 0) {
+		after_pulling(h, 0);
 		return false;
+	}
 	if ((size_t)n < size && n > 0)
 		ring_put(&h->in, data, (size_t)n);
-	if (n > 0)
-		after_receiving(h);
+	after_pulling(h, (size_t)n);
 	return (size_t)n == size;
 }
 
@@ -418,7 +428,7 @@ static int recv_all(libvchan_t *h, char *data, size_t size, bool blocking)
 	if (!await_peer(h, blocking))
 		return 0;
 	if (!has_socket(h))
-		return fail(ECONNRESET);
+		return fail(gone(h, ECONNRESET));
 	if (blocking && ring_fill(&h->in) == 0 && !h->eof &&
 	    receive_exactly(h, data, size))
 		return (int)size;
@@ -427,7 +437,7 @@ static int recv_all(libvchan_t *h, char *data, size_t size, bool blocking)
 
 		after_pulling(h, n);
 		if (h->eof && ring_fill(&h->in) < size)
-			return fail(ECONNRESET);
+			return fail(gone(h, ECONNRESET));
 		if (n == 0 && !blocking)
 			return 0;
 	}
@@ -436,17 +446,26 @@ static int recv_all(libvchan_t *h, char *data, size_t size, bool blocking)
 
 EXPORT int libvchan_recv(libvchan_t *h, void *data, size_t size)
 {
-	int go = check(h, data, size, ECONNRESET), n;
+	int go = check(h, data, size, ECONNRESET);
 
 	if (go <= 0)
 		return go;
-	if (size > h->in.size)
+	if (size > h->in_size)
 		return fail(EMSGSIZE);
 	end_streak(h);
-	pthread_mutex_lock(&h->reading);
-	n = recv_all(h, data, size, !atomic_load(&h->nonblocking));
-	end_reading(h);
-	return n;
+	start_reading(h);
+	return end_reading(h, recv_all(h, data, size, !atomic_load(&h->nonblocking)));
+}
+
+/* A ring's worth is what a program can ask for in one call. */
+static int ready(libvchan_t *h)
+{
+	size_t n = ring_fill(&h->in);
+
+	if (n <= h->in_size)
+		return (int)n;
+	atomic_store(&h->capped, true);
+	return (int)h->in_size;
 }
 
 EXPORT int libvchan_data_ready(libvchan_t *h)
@@ -455,14 +474,14 @@ EXPORT int libvchan_data_ready(libvchan_t *h)
 		return 0;
 	end_streak(h);
 	/* Another thread is reading: it takes in what comes. */
-	if (pthread_mutex_trylock(&h->reading) != 0)
-		return (int)ring_fill(&h->in);
+	if (!conn_may_receive(h))
+		return ready(h);
 	if (h->fresh && ring_fill(&h->in))
 		h->fresh = false;
 	else
 		after_pulling(h, wire_pull(h, false));
-	end_reading(h);
-	return (int)ring_fill(&h->in);
+	conn_stop_receiving(h);
+	return ready(h);
 }
 
 /* ---- waiting ---- */
@@ -471,14 +490,15 @@ EXPORT int libvchan_data_ready(libvchan_t *h)
 static void take_in(libvchan_t *h)
 {
 	atomic_store(&h->more, true);
-	if (pthread_mutex_trylock(&h->reading) != 0)
+	if (!conn_may_receive(h))
 		return; /* whoever reads looks at `more` after unlocking */
 	atomic_store(&h->more, false);
 	wire_pull(h, false);
 	h->fresh = true;
 	if (h->eof)
 		conn_ended(h, false);
-	pthread_mutex_unlock(&h->reading);
+	conn_leave_socket(h);
+	conn_received(h, false);
 }
 
 EXPORT int libvchan_wait(libvchan_t *h)

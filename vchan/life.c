@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "setup.h"
 #include "wire.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -14,17 +15,14 @@ static sigset_t mask_before_fork; /* under the lock */
 
 void life_enter(sigset_t *saved)
 {
-	sigset_t all;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, saved);
+	signals_block(saved);
 	pthread_mutex_lock(&lock);
 }
 
 void life_leave(const sigset_t *saved)
 {
 	pthread_mutex_unlock(&lock);
-	pthread_sigmask(SIG_SETMASK, saved, NULL);
+	signals_restore(saved);
 }
 
 void life_close(int *fd)
@@ -39,8 +37,8 @@ static void close_fds(libvchan_t *h)
 	events_close(&h->events);
 	life_close(&h->sock);
 	life_close(&h->wake);
-	life_close(&h->listener);
-	life_close(&h->attempt);
+	life_close(&h->room_wake);
+	setup_close(h);
 }
 
 static void before_fork(void)
@@ -115,6 +113,20 @@ static bool owes(libvchan_t *h)
 	return wire_unsent(h) && atomic_load(&h->out.got) < h->exit_mark;
 }
 
+/* On the framed wire what is left may wait for an acknowledgement.  A receiver
+ * in another thread takes it in; one that a handler's exit() has stopped, in
+ * this thread, never will. */
+static void take_acknowledgements(libvchan_t *h)
+{
+	bool mine = pthread_mutex_trylock(&h->reading) == 0;
+
+	if (!mine && !pthread_equal(atomic_load(&h->receiver), pthread_self()))
+		return;
+	wire_pull(h, false);
+	if (mine)
+		pthread_mutex_unlock(&h->reading);
+}
+
 /* Sends what it can of all handles; true while something is left to wait for. */
 static bool flush_all(int64_t start)
 {
@@ -127,8 +139,10 @@ static bool flush_all(int64_t start)
 			continue;
 		if (pthread_mutex_trylock(&h->draining) == 0) {
 			wire_drain(h);
-			pthread_mutex_unlock(&h->draining);
+			wire_unlock(h);
 		}
+		if (owes(h) && handle_is_framed(h))
+			take_acknowledgements(h);
 		left |= owes(h);
 	}
 	return left;
@@ -139,19 +153,32 @@ static bool flush_all(int64_t start)
  * tried, not waited for. */
 static bool flush_step(int64_t start)
 {
-	sigset_t all, saved;
+	sigset_t saved;
 	bool left = true;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &saved);
+	signals_block(&saved);
 	if (pthread_mutex_trylock(&lock) == 0) {
 		left = flush_all(start);
 		pthread_mutex_unlock(&lock);
 	} else if (clock_now() > start + CLOCK_S) {
 		left = false;
 	}
-	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	signals_restore(&saved);
 	return left;
+}
+
+/* The last frame; a plain wire's peer sees the kernel's end of stream. */
+static void say_goodbye(void)
+{
+	sigset_t saved;
+
+	signals_block(&saved);
+	if (pthread_mutex_trylock(&lock) == 0) {
+		for (libvchan_t *h = handles; h; h = h->next)
+			wire_end(h);
+		pthread_mutex_unlock(&lock);
+	}
+	signals_restore(&saved);
 }
 
 /* A destructor, so that it runs after the program's own atexit handlers. */
@@ -162,4 +189,5 @@ __attribute__((destructor)) static void at_exit(void)
 
 	while (flush_step(start))
 		nanosleep(&pause, NULL);
+	say_goodbye();
 }

@@ -10,7 +10,7 @@ size_t ring_size_for(size_t min)
 {
 	size_t size = (size_t)sysconf(_SC_PAGESIZE);
 
-	if (min > RING_MAX)
+	if (min > 2 * RING_MAX)
 		return 0;
 	while (size < min)
 		size *= 2;

@@ -18,7 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RING_MAX ((size_t)1 << 30) /* bytes that may be asked for */
+#define RING_MAX ((size_t)1 << 30) /* bytes that a program may ask for */
 
 struct ring {
 	char *base;              /* 2 * size bytes of address space */
@@ -28,10 +28,10 @@ struct ring {
 	_Atomic uint64_t origin; /* the counter that lies at base: the producer's */
 };
 
-/* The size of a ring for `min` bytes; 0 when that is over RING_MAX. */
+/* The size of a ring for `min` bytes; 0 when that is over 2 * RING_MAX. */
 size_t ring_size_for(size_t min);
 
-/* 0, or -1 with EINVAL (over RING_MAX), EMFILE, ENFILE or ENOMEM. */
+/* 0, or -1 with EINVAL (over 2 * RING_MAX), EMFILE, ENFILE or ENOMEM. */
 int ring_init(struct ring *r, size_t min);
 /* Also of a ring that is all zero. */
 void ring_free(struct ring *r);

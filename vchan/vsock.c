@@ -67,6 +67,16 @@ static void set_buffer(int fd, uint32_t buffer)
 	(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, &size, sizeof size);
 }
 
+uint32_t vsock_buffer(int fd)
+{
+	uint64_t size = 0;
+	socklen_t len = sizeof size;
+
+	if (getsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, &size, &len) < 0)
+		return 0;
+	return size > UINT32_MAX ? UINT32_MAX : (uint32_t)size;
+}
+
 int vsock_socket(uint32_t buffer)
 {
 	int fd = fd_above_standard(
@@ -135,6 +145,24 @@ ssize_t vsock_send(int fd, const void *data, size_t size, bool wait)
 
 	do
 		n = send(fd, data, size, flags);
+	while (n < 0 && errno == EINTR);
+	return n;
+}
+
+ssize_t vsock_send_pair(int fd, const void *head, size_t head_size, const void *data,
+			size_t size)
+{
+	/* The kernel only reads them. */
+	struct iovec from[2] = { { (void *)(uintptr_t)head, head_size },
+				 { (void *)(uintptr_t)data, size } };
+	struct msghdr m;
+	ssize_t n;
+
+	memset(&m, 0, sizeof m);
+	m.msg_iov = head_size ? from : from + 1;
+	m.msg_iovlen = 1 + (head_size && size);
+	do
+		n = sendmsg(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
 	while (n < 0 && errno == EINTR);
 	return n;
 }

@@ -29,8 +29,14 @@ int vsock_connect(int fd, uint32_t cid, uint32_t port);
 /* 0 and the socket is in blocking mode, or -1 and why it failed. */
 int vsock_connected(int fd);
 
+/* The kernel's buffer of a socket, bytes; 0 when it does not tell. */
+uint32_t vsock_buffer(int fd);
+
 /* As send(2) and recvmsg(2).  wait: block in the kernel; else EAGAIN. */
 ssize_t vsock_send(int fd, const void *data, size_t size, bool wait);
+/* Two pieces in one, never blocking; the first may be empty. */
+ssize_t vsock_send_pair(int fd, const void *head, size_t head_size, const void *data,
+			size_t size);
 ssize_t vsock_recv(int fd, struct iovec *to, size_t pieces, bool wait);
 
 #endif

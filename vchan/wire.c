@@ -6,20 +6,40 @@
 
 #include "vsock.h"
 
-/* Reads of less than this also fill the read ring: a system call for a handful
- * of bytes costs more than copying them twice.  Larger ones are not worth it. */
-#define SMALL_READ 16384
-
 bool wire_unsent(libvchan_t *h)
 {
 	enum state s = handle_state(h);
 
 	return (s == CONNECTED || s == DISCONNECTED) && !atomic_load(&h->dead) &&
-	       ring_fill(&h->out) > 0;
+	       (ring_fill(&h->out) > 0 || atomic_load(&h->flow.head_left));
 }
 
-/* 0 when the kernel has no room now, -1 when it never will again. */
-static ssize_t sent(libvchan_t *h, ssize_t n)
+bool wire_is_stuck(libvchan_t *h)
+{
+	return atomic_load(&h->stalled) || atomic_load(&h->blocked);
+}
+
+size_t wire_room(const libvchan_t *h)
+{
+	size_t fill = ring_fill(&h->out);
+
+	if (handle_is_framed(h))
+		return framed_room(h);
+	return fill < h->out_size ? h->out_size - fill : 0;
+}
+
+void wire_put(libvchan_t *h, const void *data, size_t n)
+{
+	atomic_fetch_add(&h->flow.accepted, n);
+	ring_put(&h->out, data, n);
+}
+
+size_t wire_send_most(const libvchan_t *h)
+{
+	return handle_is_framed(h) ? h->out.size : h->out_size;
+}
+
+ssize_t wire_sent(libvchan_t *h, ssize_t n)
 {
 	bool starved = n < 0 && (errno == ENOBUFS || errno == ENOMEM) &&
 		       handle_state(h) == CONNECTED;
@@ -40,9 +60,11 @@ size_t wire_drain(libvchan_t *h)
 	size_t moved = 0, todo = ring_fill(&h->out);
 	ssize_t n;
 
+	if (h->framed)
+		return framed_drain(h);
 	/* What is put meanwhile is for the next call, or there might be no end. */
 	while (!atomic_load(&h->dead) && moved < todo) {
-		n = sent(h, vsock_send(h->sock, ring_fill_at(&h->out), todo - moved, false));
+		n = wire_sent(h, vsock_send(h->sock, ring_fill_at(&h->out), todo - moved, false));
 		atomic_store(&h->stalled, n == 0);
 		if (n <= 0)
 			break;
@@ -52,12 +74,22 @@ size_t wire_drain(libvchan_t *h)
 	return moved;
 }
 
-ssize_t wire_send(libvchan_t *h, const void *data, size_t size, bool wait)
+void wire_unlock(libvchan_t *h)
 {
-	return sent(h, vsock_send(h->sock, data, size, wait));
+	if (handle_is_framed(h))
+		framed_unlock(h);
+	else
+		pthread_mutex_unlock(&h->draining);
 }
 
-static ssize_t received(libvchan_t *h, bool gone, ssize_t n)
+ssize_t wire_send(libvchan_t *h, const void *data, size_t size, bool wait)
+{
+	if (h->framed)
+		return framed_send(h, data, size);
+	return wire_sent(h, vsock_send(h->sock, data, size, wait));
+}
+
+ssize_t wire_received(libvchan_t *h, bool gone, ssize_t n)
 {
 	if (n > 0)
 		return n;
@@ -72,7 +104,16 @@ static ssize_t received(libvchan_t *h, bool gone, ssize_t n)
 	return -1;
 }
 
-ssize_t wire_recv(libvchan_t *h, void *data, size_t size, bool wait)
+size_t wire_in_room(const libvchan_t *h)
+{
+	size_t fill = ring_fill(&h->in);
+
+	if (handle_is_framed(h))
+		return ring_room(&h->in);
+	return fill < h->in_size ? h->in_size - fill : 0;
+}
+
+static ssize_t plain_recv(libvchan_t *h, void *data, size_t size, bool wait)
 {
 	bool gone = handle_state(h) == DISCONNECTED;
 	struct iovec to[2];
@@ -82,11 +123,11 @@ ssize_t wire_recv(libvchan_t *h, void *data, size_t size, bool wait)
 	to[0].iov_base = data;
 	to[0].iov_len = size;
 	if (size < SMALL_READ) {
-		room = ring_room(&h->in);
+		room = wire_in_room(h);
 		to[pieces].iov_base = ring_room_at(&h->in);
 		to[pieces++].iov_len = room;
 	}
-	n = received(h, gone, vsock_recv(h->sock, to, pieces, wait && !gone));
+	n = wire_received(h, gone, vsock_recv(h->sock, to, pieces, wait && !gone));
 	if (n <= (ssize_t)size)
 		return n;
 	ring_added(&h->in, (size_t)n - size);
@@ -95,26 +136,50 @@ ssize_t wire_recv(libvchan_t *h, void *data, size_t size, bool wait)
 	return (ssize_t)size;
 }
 
-size_t wire_pull(libvchan_t *h, bool wait)
+ssize_t wire_recv(libvchan_t *h, void *data, size_t size, bool wait)
+{
+	return h->framed ? framed_recv(h, data, size, wait) : plain_recv(h, data, size, wait);
+}
+
+static size_t plain_pull(libvchan_t *h, bool wait)
 {
 	bool gone = handle_state(h) == DISCONNECTED;
-	size_t room = ring_room(&h->in);
+	size_t room = wire_in_room(h);
 	struct iovec to;
 	ssize_t n;
 
-	if (h->eof)
-		return 0;
 	if (room == 0) {
 		atomic_store(&h->more, true);
 		return 0;
 	}
 	to.iov_base = ring_room_at(&h->in);
 	to.iov_len = room;
-	n = received(h, gone, vsock_recv(h->sock, &to, 1, wait && !gone));
+	n = wire_received(h, gone, vsock_recv(h->sock, &to, 1, wait && !gone));
 	if (n <= 0)
 		return 0;
 	ring_added(&h->in, (size_t)n);
 	if ((size_t)n == room)
 		atomic_store(&h->more, true);
 	return (size_t)n;
+}
+
+size_t wire_pull(libvchan_t *h, bool wait)
+{
+	if (h->eof)
+		return 0;
+	return h->framed ? framed_pull(h, wait) : plain_pull(h, wait);
+}
+
+void wire_handed(libvchan_t *h, size_t n)
+{
+	if (!handle_is_framed(h))
+		return;
+	atomic_fetch_add(&h->flow.handed, n);
+	framed_tell(h);
+}
+
+void wire_tell(libvchan_t *h)
+{
+	if (handle_is_framed(h))
+		framed_tell(h);
 }

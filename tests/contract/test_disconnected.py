@@ -107,10 +107,14 @@ def test_what_was_sent_before_closing_is_read_to_the_last_byte(raw_client):
 def test_what_a_vchan_peer_sent_before_closing_is_read(pair):
     """1.3 DISCONNECTED: the same when the peer is one of ours."""
     server, client = pair
-    client.write(pattern(50_000))
-    closing = Task(client.close)
+
+    def send_and_leave():
+        client.write(pattern(50_000))
+        client.close()
+
+    leaving = Task(send_and_leave)
     assert vchan.read_until_end(server) == pattern(50_000)
-    closing.result()
+    leaving.result()
 
 
 def test_reading_goes_on_after_a_write_has_failed(raw_client):

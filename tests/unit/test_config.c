@@ -19,7 +19,7 @@ static const struct limits numbers[] = {
 	NUMBER("VSOCK_LOOPBACK", loopback, 0, 0, 1),
 	NUMBER("VSOCK_PORT_BASE", port_base, 0, 0, 2147483647),
 	NUMBER("VSOCK_CLIENT_RING", client_ring, 131072, 1, 1073741824),
-	NUMBER("VSOCK_BUFFER_SIZE", buffer_size, 1048576, 1, 1073741824),
+	NUMBER("VSOCK_BUFFER_SIZE", buffer_size, 4194304, 1, 1073741824),
 	NUMBER("VSOCK_LINGER_MS", linger_ms, 10000, 0, 2147483647),
 	NUMBER("VSOCK_BOOT_WAIT_MS", boot_wait_ms, 5000, 0, 2147483647),
 	NUMBER("VSOCK_CONNECT_TIMEOUT_MS", connect_timeout_ms, 0, 0, 2147483647),

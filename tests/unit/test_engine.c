@@ -28,9 +28,9 @@ struct ends {
 	int plain;         /* -1 when it is not */
 };
 
-static libvchan_t *adopt(int sock, size_t ring)
+static libvchan_t *adopt(int sock, size_t ring, bool framed)
 {
-	libvchan_t *chan = handle_adopt(sock, ring, ring);
+	libvchan_t *chan = handle_adopt(sock, ring, ring, framed);
 
 	assert_non_null(chan);
 	return chan;
@@ -50,16 +50,26 @@ static int setup_environment(void **state)
 	return 0;
 }
 
-static int setup_two(void **state)
+static int setup_two_of(void **state, bool framed)
 {
 	static struct ends ends;
 	int fds[2];
 
 	setup_environment(state);
 	make_pair(fds);
-	ends = (struct ends){ adopt(fds[0], RING), adopt(fds[1], RING), -1 };
+	ends = (struct ends){ adopt(fds[0], RING, framed), adopt(fds[1], RING, framed), -1 };
 	*state = &ends;
 	return 0;
+}
+
+static int setup_two(void **state)
+{
+	return setup_two_of(state, false);
+}
+
+static int setup_framed(void **state)
+{
+	return setup_two_of(state, true);
 }
 
 static int setup_plain(void **state)
@@ -69,7 +79,7 @@ static int setup_plain(void **state)
 
 	setup_environment(state);
 	make_pair(fds);
-	ends = (struct ends){ adopt(fds[0], RING), NULL, fds[1] };
+	ends = (struct ends){ adopt(fds[0], RING, false), NULL, fds[1] };
 	*state = &ends;
 	return 0;
 }
@@ -181,6 +191,10 @@ static pthread_t start(void *(*function)(void *), void *arg)
 
 /* ---- streams: random sizes and calls, every byte checked ---- */
 
+/* Where the window is exact, a send that waits for room for all of it and a
+ * recv that waits for all of it would otherwise wait for each other. */
+#define ALL_AT_ONCE (RING / 2)
+
 struct stream {
 	libvchan_t *chan;
 	uint64_t seed, total;
@@ -202,7 +216,7 @@ static bool write_step(struct stream *s, struct random *r, uint64_t *done)
 	static _Thread_local char data[3 * RING];
 	uint64_t left = s->total - *done;
 	bool whole = random_next(r) & 1;
-	size_t n = 1 + random_size(r, (whole ? RING : sizeof(data)) - 1);
+	size_t n = 1 + random_size(r, (whole ? ALL_AT_ONCE : sizeof(data)) - 1);
 	int result;
 
 	if (n > left)
@@ -223,7 +237,7 @@ static bool read_step(struct stream *s, struct random *r, uint64_t *done)
 	static _Thread_local char data[3 * RING];
 	uint64_t left = s->total - *done;
 	bool exactly = random_next(r) & 1;
-	size_t n = 1 + random_size(r, (exactly ? RING : sizeof(data)) - 1);
+	size_t n = 1 + random_size(r, (exactly ? ALL_AT_ONCE : sizeof(data)) - 1);
 	int result;
 
 	if (n > left)
@@ -771,7 +785,7 @@ static void close_waits_no_longer_than_the_linger_time(void **state)
 	setup_environment(state);
 	setenv("VCHAN_VSOCK_LINGER_MS", "200", 1);
 	make_pair(fds);
-	chan = adopt(fds[0], RING);
+	chan = adopt(fds[0], RING, false);
 	fill_up(chan);
 	start_ms = now_ms();
 	capture_start(&capture);
@@ -798,8 +812,8 @@ static void thousand_handles_leave_nothing_behind(void **state)
 			threads_before = count_mappings("stack");
 		}
 		make_pair(fds);
-		e.a = adopt(fds[0], RING);
-		e.b = adopt(fds[1], RING);
+		e.a = adopt(fds[0], RING, false);
+		e.b = adopt(fds[1], RING, false);
 		assert_int_equal(libvchan_write(e.a, &byte, 1), 1);
 		if (i & 1)
 			assert_int_equal(libvchan_read(e.b, &byte, 1), 1);
@@ -875,7 +889,7 @@ static void child_that_opens_its_own(struct ends *e)
 	(void)e;
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0)
 		_exit(1);
-	chan = handle_adopt(fds[0], RING, RING);
+	chan = handle_adopt(fds[0], RING, RING, false);
 	if (!chan || libvchan_write(chan, "x", 1) != 1 || read(fds[1], &byte, 1) != 1)
 		_exit(2);
 	/* The parent's copy last: the order must not matter. */
@@ -904,7 +918,7 @@ static void dead_parent_is_noticed_although_a_child_lives(void **state)
 		libvchan_t *chan;
 
 		close(fds[1]);
-		chan = handle_adopt(fds[0], RING, RING);
+		chan = handle_adopt(fds[0], RING, RING, false);
 		if (chan && fork() == 0) {
 			/* Lives until the test has seen the end. */
 			close(stay[1]);
@@ -931,7 +945,7 @@ static void report(void)
 
 static void exiting_child(int sock, int to)
 {
-	libvchan_t *chan = handle_adopt(sock, RING, RING);
+	libvchan_t *chan = handle_adopt(sock, RING, RING, false);
 
 	if (!chan)
 		_exit(1);
@@ -1058,7 +1072,7 @@ static void fds_are_above_the_standard_ones(void **state)
 		kept[fd] = fcntl(fd, F_DUPFD_CLOEXEC, 10);
 		close(fd);
 	}
-	chan = handle_adopt(fds[0], RING, RING);
+	chan = handle_adopt(fds[0], RING, RING, false);
 	for (int fd = 0; fd < 3; fd++)
 		all_free &= fcntl(fd, F_GETFD) < 0;
 	libvchan_close(chan);
@@ -1091,7 +1105,7 @@ static void *open_and_close_under_the_lock(void *stop)
 
 		pthread_mutex_lock(&programs_lock);
 		make_pair(fds);
-		libvchan_close(handle_adopt(fds[0], RING, RING));
+		libvchan_close(handle_adopt(fds[0], RING, RING, false));
 		close(fds[1]);
 		pthread_mutex_unlock(&programs_lock);
 	}
@@ -1118,7 +1132,30 @@ static void fork_handlers_of_the_program_may_take_its_locks(void **state)
 	pthread_join(thread, NULL);
 }
 
+/* ---- the same over the framed wire ---- */
+
+static void framed_blocking_streams_both_ways_arrive_whole(void **state)
+{
+	blocking_streams_both_ways_arrive_whole(state);
+}
+
+static void framed_non_blocking_stream_arrives_whole(void **state)
+{
+	non_blocking_stream_arrives_whole(state);
+}
+
+static void framed_round_trips_of_every_size_come_back_whole(void **state)
+{
+	round_trips_of_every_size_come_back_whole(state);
+}
+
+static void framed_signals_make_no_call_fail(void **state)
+{
+	signals_make_no_call_fail(state);
+}
+
 #define TWO_TEST(name) cmocka_unit_test_setup_teardown(name, setup_two, teardown)
+#define FRAMED_TEST(name) cmocka_unit_test_setup_teardown(name, setup_framed, teardown)
 #define PLAIN_TEST(name) cmocka_unit_test_setup_teardown(name, setup_plain, teardown)
 
 static const struct CMUnitTest tests[] = {
@@ -1161,6 +1198,10 @@ static const struct CMUnitTest tests[] = {
 	PLAIN_TEST(wait_returns_although_another_thread_takes_the_data),
 	cmocka_unit_test(fds_are_above_the_standard_ones),
 	cmocka_unit_test(fork_handlers_of_the_program_may_take_its_locks),
+	FRAMED_TEST(framed_blocking_streams_both_ways_arrive_whole),
+	FRAMED_TEST(framed_non_blocking_stream_arrives_whole),
+	FRAMED_TEST(framed_round_trips_of_every_size_come_back_whole),
+	FRAMED_TEST(framed_signals_make_no_call_fail),
 };
 
 UNIT_MAIN(tests)

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The framed wire's format (docs/wire.md): a hello each way, then frames.  Pure
+ * functions; all numbers are little-endian.
+ */
+#ifndef VCHAN_FRAME_H
+#define VCHAN_FRAME_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define HELLO_SIZE 32
+#define FRAME_HEADER 8
+#define FRAME_LENGTH_MAX 0x0fffffffu /* bytes: the length's field */
+
+#define WIRE_VERSION 1
+
+struct hello {
+	uint16_t version;
+	uint32_t features;   /* bits; unknown ones are ignored */
+	uint32_t read_ring;  /* bytes; a client says 0, it takes the server's */
+	uint32_t write_ring;
+	uint32_t window;     /* bytes that the sender of this takes in unread; 0: by the rule */
+	uint32_t buffer;     /* bytes, the kernel's for this socket; 0: not known */
+};
+
+struct frame {
+	uint32_t length; /* bytes of payload that follow */
+	bool ask;        /* tell me when your program has read something */
+	bool end;        /* nothing comes after this */
+	bool count;      /* with ask: tell me now what you have taken in; without:
+	                  * that is so much */
+	uint32_t handed; /* payload that the sender's program has had, modulo 2^32;
+	                  * with count: that the sender of this has taken in */
+};
+
+void hello_encode(const struct hello *h, unsigned char to[HELLO_SIZE]);
+/* NULL, or what is wrong with it.  */
+const char *hello_decode(const unsigned char from[HELLO_SIZE], struct hello *h);
+/* A server's: both rings must be powers of two, 4 KiB to 1 GiB.  NULL, or
+ * what is wrong. */
+const char *hello_check_rings(const struct hello *h);
+
+void frame_encode(const struct frame *f, unsigned char to[FRAME_HEADER]);
+/* False: bits are set that have no meaning together. */
+bool frame_decode(const unsigned char from[FRAME_HEADER], struct frame *f);
+
+/* How much may be under way to a program that reads through a ring of this
+ * size: the ring where programs take their clock from it (below 64 KiB), as on
+ * Xen, and a MiB or more where only throughput matters. */
+uint32_t frame_window(uint32_t ring);
+
+#endif

@@ -1,0 +1,638 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A server listens from init on: on the framed port, then on the plain one, so
+ * that a client that finds the plain port finds the framed one too.  Peers with
+ * the right CID are admitted, others closed as they come.
+ *
+ * Who comes to the framed port is a candidate until his hello is complete.  The
+ * first complete one is answered and becomes the connection; the others, who
+ * have had no answer, are reset and try again.  Who comes to the plain port is
+ * held back for a moment (PLAIN_MOMENT), and as long as there is a candidate: it
+ * may be one of ours that came while only one listener was up.  When the
+ * connection is chosen, both listeners close before anything else happens, so
+ * that a second client is refused and waits for the next server.
+ *
+ * A client tries the framed port, then the plain one, each time with a fresh
+ * socket.  When plain succeeds it tries framed once more, and keeps the plain
+ * connection in case that fails; then it looks whether the server keeps it, too.
+ * It pauses for 1 ms, 2, 4, up to 100 ms.
+ * Nobody listening (ECONNRESET) and a machine that does not answer yet
+ * (ETIMEDOUT, from the kernel, after 2 s) mean: try again.  No such machine
+ * (ENODEV) is believed after boot_wait_ms in a row.
+ *
+ * A server whose client is on another machine asks every 2 s whether that
+ * machine exists, by starting a connection to it and dropping it at once: only
+ * on a host, for a guest's CID, does the kernel answer ENODEV.  A machine that
+ * was there and was missing twice in a row has gone.
+ */
+#include "setup.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <time.h>
+
+#include <linux/vm_sockets.h>
+
+#include "address.h"
+#include "clock.h"
+#include "life.h"
+#include "vsock.h"
+#include "wire.h"
+
+#define FRAMED_PORT 0x80000000u /* added to the plain one */
+
+#define PLAIN_MOMENT (20 * CLOCK_MS)
+#define HELLO_WAIT (5 * CLOCK_S)
+#define RETRY_FIRST (1 * CLOCK_MS)
+#define RETRY_MOST (100 * CLOCK_MS)
+#define PROBE_EVERY (2 * CLOCK_S)
+/* A program that another thread is starting holds the fds of a server that has
+ * just been closed, between vfork and exec. */
+#define LISTEN_AGAIN (100 * CLOCK_MS)
+
+static uint32_t port_of(const libvchan_t *h, enum wire_kind kind)
+{
+	return kind == FRAMED ? h->port | FRAMED_PORT : h->port;
+}
+
+/* ---- fds ---- */
+
+static int open_socket(libvchan_t *h, int *fd)
+{
+	sigset_t saved;
+	int err;
+
+	life_enter(&saved);
+	*fd = vsock_socket(h->config.buffer_size);
+	err = errno;
+	life_leave(&saved);
+	errno = err;
+	return *fd < 0 ? -1 : 0;
+}
+
+static void close_socket(int *fd)
+{
+	sigset_t saved;
+
+	life_enter(&saved);
+	life_close(fd);
+	life_leave(&saved);
+}
+
+void setup_close(libvchan_t *h)
+{
+	life_close(&h->listeners[FRAMED]);
+	life_close(&h->listeners[PLAIN]);
+	life_close(&h->plain);
+	life_close(&h->attempt);
+	for (int i = 0; i < CANDIDATES; i++)
+		life_close(&h->candidates[i].fd);
+}
+
+/* This one of our fds is the connection; all others are closed. */
+static void choose(libvchan_t *h, int *fd)
+{
+	sigset_t saved;
+	int sock = *fd;
+
+	life_enter(&saved);
+	*fd = -1;
+	h->sock = sock;
+	setup_close(h);
+	life_leave(&saved);
+	conn_established(h, sock);
+}
+
+/* ---- hello ---- */
+
+static int say_hello(libvchan_t *h, int fd)
+{
+	struct hello hello = { WIRE_VERSION, 0, 0, 0, 0, vsock_buffer(fd) };
+	unsigned char bytes[HELLO_SIZE];
+
+	if (h->server) {
+		hello.read_ring = (uint32_t)h->in_size;
+		hello.write_ring = (uint32_t)h->out_size;
+		hello.window = frame_window(hello.read_ring);
+	}
+	hello_encode(&hello, bytes);
+	/* A socket that is new has room for it. */
+	return vsock_send(fd, bytes, sizeof bytes, false) == HELLO_SIZE ? 0 : -1;
+}
+
+static void become_candidate(struct candidate *c, int fd)
+{
+	c->fd = fd;
+	c->heard = 0;
+	c->until = clock_now() + HELLO_WAIT;
+}
+
+enum heard { SOME, ALL, NOTHING };
+
+/* NOTHING: *why says why, and nothing will come. */
+static enum heard hear(struct candidate *c, const char **why)
+{
+	struct iovec to = { c->hello + c->heard, HELLO_SIZE - c->heard };
+	ssize_t n = vsock_recv(c->fd, &to, 1, false);
+
+	if (n > 0)
+		c->heard += (unsigned)n;
+	if (c->heard == HELLO_SIZE)
+		return ALL;
+	if (n == 0 || (n < 0 && errno != EAGAIN)) {
+		*why = "it left before its hello";
+		return NOTHING;
+	}
+	if (clock_now() >= c->until) {
+		*why = "no hello came";
+		return NOTHING;
+	}
+	return SOME;
+}
+
+static uint32_t smaller(uint32_t a, uint32_t b)
+{
+	return a && a < b ? a : b; /* 0: not known */
+}
+
+static void be_framed(libvchan_t *h, int fd, const struct hello *peer)
+{
+	uint32_t rule = frame_window((uint32_t)h->out_size);
+
+	wire_be_framed(h, smaller(peer->window, rule),
+		       smaller(peer->buffer, smaller(vsock_buffer(fd), h->config.buffer_size)));
+}
+
+/* ---- a server ---- */
+
+static int listen_on(libvchan_t *h, enum wire_kind kind, uint32_t cid)
+{
+	const struct timespec pause = { 0, 5 * CLOCK_MS };
+	int64_t until = clock_now() + LISTEN_AGAIN;
+
+	if (open_socket(h, &h->listeners[kind]) < 0)
+		return -1;
+	while (vsock_listen(h->listeners[kind], cid, port_of(h, kind)) < 0) {
+		if (errno != EADDRINUSE || clock_now() > until)
+			return -1;
+		nanosleep(&pause, NULL);
+	}
+	return 0;
+}
+
+int setup_listen(libvchan_t *h, uint32_t cid, uint32_t *port)
+{
+	*port = port_of(h, FRAMED);
+	if (h->config.wire != WIRE_PLAIN && listen_on(h, FRAMED, cid) < 0)
+		return -1;
+	*port = port_of(h, PLAIN);
+	return h->config.wire == WIRE_FRAMED ? 0 : listen_on(h, PLAIN, cid);
+}
+
+static bool is_rightful(const libvchan_t *h, uint32_t cid)
+{
+	return cid == h->peer_cid ||
+	       (h->own_cid && (cid == h->own_cid || cid == CID_LOCAL));
+}
+
+/* The next peer with the right CID, into *fd; -1: none, and errno says why. */
+static int accept_one(libvchan_t *h, enum wire_kind kind, int *fd)
+{
+	uint32_t cid = 0;
+	sigset_t saved;
+	int err;
+	bool stranger;
+
+	do {
+		life_enter(&saved);
+		*fd = vsock_accept(h->listeners[kind], &cid);
+		err = errno;
+		stranger = *fd >= 0 && !is_rightful(h, cid);
+		if (stranger)
+			life_close(fd);
+		else if (*fd >= 0 && kind == PLAIN)
+			life_close(&h->listeners[PLAIN]); /* a second would queue there */
+		life_leave(&saved);
+		if (stranger)
+			log_info(&h->log, "refused a connection from CID %u", cid);
+	} while (stranger);
+	errno = err;
+	return *fd < 0 ? -1 : 0;
+}
+
+/* After accept has failed: what to sleep for. */
+static void await_listener(libvchan_t *h, enum wire_kind kind, struct conn_sleep *s)
+{
+	if (errno == EAGAIN || errno == EWOULDBLOCK) {
+		conn_watch(s, h->listeners[kind], POLLIN);
+		return;
+	}
+	/* Out of fds, most likely, with a client in the queue: poll would return
+	 * at once, for nothing. */
+	log_info(&h->log, "accept: %s", log_reason(errno).text);
+	if (s->until > clock_now() + RETRY_MOST)
+		s->until = clock_now() + RETRY_MOST;
+}
+
+static struct candidate *free_place(libvchan_t *h)
+{
+	for (int i = 0; i < CANDIDATES; i++)
+		if (h->candidates[i].fd < 0)
+			return &h->candidates[i];
+	return NULL;
+}
+
+static void accept_candidates(libvchan_t *h, struct conn_sleep *s)
+{
+	struct candidate *c;
+
+	if (h->listeners[FRAMED] < 0)
+		return;
+	while ((c = free_place(h)) != NULL) {
+		if (accept_one(h, FRAMED, &c->fd) < 0) {
+			await_listener(h, FRAMED, s);
+			return;
+		}
+		become_candidate(c, c->fd);
+	}
+}
+
+static void accept_plain(libvchan_t *h, struct conn_sleep *s)
+{
+	if (h->listeners[PLAIN] < 0)
+		return;
+	if (accept_one(h, PLAIN, &h->plain) < 0)
+		await_listener(h, PLAIN, s);
+	else if (h->config.wire == WIRE_PLAIN)
+		h->plain_until = clock_now();
+	else
+		h->plain_until = clock_now() + PLAIN_MOMENT;
+}
+
+/* True: he is the connection. */
+static bool welcome(libvchan_t *h, struct candidate *c, const char **why)
+{
+	struct hello hello;
+
+	*why = hello_decode(c->hello, &hello);
+	if (*why)
+		return false;
+	if (say_hello(h, c->fd) < 0) {
+		*why = "it takes no hello";
+		return false;
+	}
+	be_framed(h, c->fd, &hello);
+	choose(h, &c->fd);
+	return true;
+}
+
+/* True: one of them is the connection. */
+static bool hear_candidates(libvchan_t *h, struct conn_sleep *s, bool *any)
+{
+	for (int i = 0; i < CANDIDATES; i++) {
+		struct candidate *c = &h->candidates[i];
+		const char *why = NULL;
+		enum heard heard;
+
+		if (c->fd < 0)
+			continue;
+		heard = hear(c, &why);
+		if (heard == ALL && welcome(h, c, &why))
+			return true;
+		if (heard == SOME) {
+			*any = true;
+			conn_watch(s, c->fd, POLLIN);
+			if (c->until < s->until)
+				s->until = c->until;
+			continue;
+		}
+		log_info(&h->log, "refused a peer on the framed port: %s", why);
+		close_socket(&c->fd);
+	}
+	return false;
+}
+
+enum presence { MISSING, PRESENT, UNKNOWN };
+
+/* Does the client's machine exist? */
+static enum presence look_for_machine(libvchan_t *h)
+{
+	int err = 0;
+
+	if (open_socket(h, &h->attempt) < 0)
+		return UNKNOWN;
+	if (vsock_connect(h->attempt, h->peer_cid, h->port) < 0)
+		err = errno;
+	close_socket(&h->attempt);
+	switch (err) {
+	case 0:
+	case EINPROGRESS:
+	case ECONNRESET:
+	case ETIMEDOUT:
+		return PRESENT;
+	case ENODEV:
+		return MISSING;
+	default:
+		return UNKNOWN;
+	}
+}
+
+static void close_all(libvchan_t *h)
+{
+	sigset_t saved;
+
+	life_enter(&saved);
+	setup_close(h);
+	life_leave(&saved);
+}
+
+static void probe(libvchan_t *h)
+{
+	enum presence found = look_for_machine(h);
+
+	h->probe_at = clock_now() + PROBE_EVERY;
+	if (found == UNKNOWN)
+		return;
+	if (h->peer_seen && found == MISSING && h->peer_missing) {
+		log_info(&h->log, "the machine with CID %u has gone", h->peer_cid);
+		close_all(h);
+		conn_give_up(h, DISCONNECTED, 0);
+		return;
+	}
+	h->peer_seen |= found == PRESENT;
+	h->peer_missing = found == MISSING;
+}
+
+static bool is_probed(const libvchan_t *h)
+{
+	return !h->config.loopback && !h->own_cid && h->peer_cid > CID_HOST;
+}
+
+void setup_step_waiting(libvchan_t *h, struct conn_sleep *s)
+{
+	bool candidates = false;
+
+	/* The plain one first: who comes to the framed port after that has not
+	 * been looked for, and is within the moment. */
+	accept_plain(h, s);
+	accept_candidates(h, s);
+	if (hear_candidates(h, s, &candidates))
+		return;
+	if (h->plain >= 0 && !candidates) {
+		if (clock_now() >= h->plain_until) {
+			choose(h, &h->plain);
+			return;
+		}
+		if (h->plain_until < s->until)
+			s->until = h->plain_until;
+	}
+	if (!is_probed(h) || h->plain >= 0 || candidates)
+		return;
+	if (clock_now() >= h->probe_at)
+		probe(h);
+	if (h->probe_at < s->until)
+		s->until = h->probe_at;
+}
+
+/* ---- a client ---- */
+
+int setup_prepare(libvchan_t *h)
+{
+	h->started = clock_now();
+	h->retry_after = RETRY_FIRST;
+	h->attempted = h->config.wire == WIRE_PLAIN ? PLAIN : FRAMED;
+	return open_socket(h, &h->attempt);
+}
+
+static bool timed_out(const libvchan_t *h, int64_t now)
+{
+	int64_t limit = h->config.connect_timeout_ms * CLOCK_MS;
+
+	return limit && now - h->started >= limit;
+}
+
+/* The errno to give up with, or 0: try again. */
+static int verdict(libvchan_t *h, int err, int64_t now)
+{
+	bool missing = err == ENODEV || err == EHOSTUNREACH || err == ENETUNREACH;
+
+	if (missing && !h->missing_since)
+		h->missing_since = now;
+	if (missing && now - h->missing_since >= h->config.boot_wait_ms * CLOCK_MS)
+		return err;
+	if (!missing && err != EMFILE && err != ENFILE && err != ENOMEM)
+		h->missing_since = 0; /* it answered, or its machine is booting */
+	if (timed_out(h, now))
+		return ETIMEDOUT;
+	switch (err) {
+	case EACCES:
+	case EPERM:
+	case EAFNOSUPPORT:
+	case EINVAL:
+		return err; /* time will not mend it */
+	default:
+		return 0;
+	}
+}
+
+static void try_again(libvchan_t *h, int err)
+{
+	int64_t now = clock_now();
+	int final = verdict(h, err, now);
+
+	h->attempted = h->config.wire == WIRE_PLAIN ? PLAIN : FRAMED;
+	if (final) {
+		close_all(h);
+		conn_give_up(h, FAILED, final);
+		return;
+	}
+	h->retry_at = now + h->retry_after;
+	h->retry_after *= 2;
+	if (h->retry_after > RETRY_MOST)
+		h->retry_after = RETRY_MOST;
+}
+
+/* Still there?  What it has sent meanwhile is no matter, its end is. */
+static bool is_alive(int fd)
+{
+	struct pollfd p = { fd, POLLRDHUP, 0 };
+
+	return poll(&p, 1, 0) == 0;
+}
+
+/* No framed connection came of this; is there a plain one? */
+static void attempt_failed(libvchan_t *h, int err)
+{
+	close_socket(&h->candidates[0].fd);
+	close_socket(&h->attempt);
+	h->trying = false;
+	log_debug(&h->log, "attempt, %s wire: %s", h->attempted == FRAMED ? "framed" : "plain",
+		  strerror(err));
+	if (h->plain >= 0) {
+		/* A server that has chosen another closes this one, too. */
+		h->settling = true;
+		h->plain_until = clock_now() + PLAIN_MOMENT;
+		return;
+	}
+	if (h->attempted == FRAMED && h->config.wire == WIRE_AUTO && !timed_out(h, clock_now()) &&
+	    (err == ECONNRESET || err == ETIMEDOUT)) {
+		h->attempted = PLAIN;
+		return;
+	}
+	try_again(h, err);
+}
+
+static void move_attempt(libvchan_t *h, int *to)
+{
+	sigset_t saved;
+
+	life_enter(&saved);
+	*to = h->attempt;
+	h->attempt = -1;
+	life_leave(&saved);
+	h->trying = false;
+}
+
+static void attempt_succeeded(libvchan_t *h)
+{
+	if (h->attempted == FRAMED) {
+		move_attempt(h, &h->candidates[0].fd);
+		become_candidate(&h->candidates[0], h->candidates[0].fd);
+		if (say_hello(h, h->candidates[0].fd) < 0)
+			attempt_failed(h, ECONNRESET);
+	} else if (h->config.wire == WIRE_PLAIN) {
+		choose(h, &h->attempt);
+	} else {
+		move_attempt(h, &h->plain);
+		h->attempted = FRAMED;
+	}
+}
+
+static void start_attempt(libvchan_t *h)
+{
+	if (h->attempt < 0 && open_socket(h, &h->attempt) < 0)
+		attempt_failed(h, errno);
+	else if (vsock_connect(h->attempt, h->peer_cid, port_of(h, h->attempted)) == 0)
+		attempt_succeeded(h);
+	else if (errno == EINPROGRESS)
+		h->trying = true;
+	else
+		attempt_failed(h, errno);
+}
+
+static void look_at_attempt(libvchan_t *h)
+{
+	struct pollfd p = { h->attempt, POLLOUT, 0 };
+
+	if (poll(&p, 1, 0) <= 0) {
+		if (timed_out(h, clock_now()))
+			attempt_failed(h, ETIMEDOUT);
+		return;
+	}
+	if (vsock_connected(h->attempt) == 0)
+		attempt_succeeded(h);
+	else
+		attempt_failed(h, errno);
+}
+
+/* The server's sizes rule: its write ring is our read ring. */
+static int take_sizes(libvchan_t *h, const struct hello *server)
+{
+	sigset_t saved;
+	int ret, err;
+
+	life_enter(&saved);
+	ret = handle_open_rings(h, server->write_ring, server->read_ring);
+	err = errno;
+	life_leave(&saved);
+	errno = err;
+	return ret;
+}
+
+static void meet_server(libvchan_t *h, struct candidate *c)
+{
+	struct hello hello;
+	const char *why = hello_decode(c->hello, &hello);
+
+	if (!why)
+		why = hello_check_rings(&hello);
+	if (why) {
+		log_info(&h->log, "the server on the framed port: its hello has %s", why);
+		attempt_failed(h, ECONNRESET);
+	} else if (take_sizes(h, &hello) < 0) {
+		int err = errno;
+
+		log_error(&h->log, "rings of %u and %u bytes, as the server has them: %s",
+			  hello.read_ring, hello.write_ring, log_reason(err).text);
+		close_all(h);
+		conn_give_up(h, FAILED, err);
+	} else {
+		be_framed(h, c->fd, &hello);
+		choose(h, &c->fd);
+	}
+}
+
+/* Framed has failed, plain is connected: is it still, after a moment? */
+static void settle(libvchan_t *h)
+{
+	if (clock_now() < h->plain_until)
+		return;
+	h->settling = false;
+	if (is_alive(h->plain)) {
+		choose(h, &h->plain);
+		return;
+	}
+	close_socket(&h->plain);
+	try_again(h, ECONNRESET);
+}
+
+static void await_hello(libvchan_t *h, struct conn_sleep *s)
+{
+	struct candidate *c = &h->candidates[0];
+	const char *why = NULL;
+
+	switch (hear(c, &why)) {
+	case ALL:
+		meet_server(h, c);
+		break;
+	case NOTHING:
+		log_info(&h->log, "the server on the framed port: %s", why);
+		attempt_failed(h, ECONNRESET);
+		break;
+	case SOME:
+		if (timed_out(h, clock_now())) {
+			attempt_failed(h, ETIMEDOUT);
+			break;
+		}
+		conn_watch(s, c->fd, POLLIN);
+		if (c->until < s->until)
+			s->until = c->until;
+	}
+}
+
+void setup_step_connecting(libvchan_t *h, struct conn_sleep *s)
+{
+	if (h->config.connect_timeout_ms)
+		s->until = h->started + h->config.connect_timeout_ms * CLOCK_MS;
+	if (h->candidates[0].fd >= 0)
+		await_hello(h, s);
+	else if (h->trying)
+		look_at_attempt(h);
+	else if (h->settling)
+		settle(h);
+	else if (timed_out(h, clock_now()))
+		attempt_failed(h, ETIMEDOUT);
+	else if (clock_now() >= h->retry_at)
+		start_attempt(h);
+	if (handle_state(h) != CONNECTING || s->count)
+		return;
+	if (h->trying)
+		conn_watch(s, h->attempt, POLLOUT);
+	else if (h->settling)
+		s->until = h->plain_until;
+	else if (h->candidates[0].fd >= 0)
+		s->until = 0; /* again: for its hello, and how long to wait for it */
+	else if (h->retry_at < s->until)
+		s->until = h->retry_at;
+}

@@ -1,0 +1,598 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The framed wire: a header before each piece, acknowledgements, a window.
+ *
+ * Sending.  A frame is announced with its whole length, and never with more
+ * than the window allows: so the peer can always take in all of it, and the
+ * frame's end, behind which our acknowledgements wait, needs nobody's program.
+ * When the kernel takes a part only, the rest of the payload lies at the front
+ * of the write ring (`frame_left`), the rest of the header in `head`.
+ *
+ * Packets.  Newer kernels drop a connection of which more than buffer / 576
+ * packets are unread.  So they are counted, in groups, and no frame is begun
+ * while half of that is under way; then small writes gather in the ring.  At
+ * half of that the peer is asked how much it has taken in (which its program
+ * need not have read: it may wait for more).
+ *
+ * Receiving.  One recvmsg takes the rest of a frame or the header of the next,
+ * and more; headers that came along in the middle are taken out in place.  The
+ * read ring's memory is larger than the window, so there is always room.
+ *
+ * Acknowledging.  Every header carries how much our program has had.  One is
+ * sent for itself when half of the window was handed over, or many frames
+ * were, or the peer has asked: at once where the window is exact, after a moment
+ * where it is large and more reading will soon do it anyway.
+ *
+ * Who cannot send now because another thread is sending leaves a flag
+ * (ask_due, ack_due), which that thread looks at after unlocking.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "clock.h"
+#include "driver.h"
+#include "vsock.h"
+#include "wire.h"
+
+/* Larger pieces gain nothing.  With its header a whole number of the kernel's
+ * largest packets (64 KiB). */
+#define FRAME_MOST ((128u << 10) - FRAME_HEADER)
+#define PACKET_MOST (64u << 10)
+/* What a kernel that counts packets takes for the size of one. */
+#define PACKET_SIZE 576
+#define PACKETS_LEAST 8
+
+static size_t min_size(size_t a, size_t b)
+{
+	return a < b ? a : b;
+}
+
+void wire_be_framed(libvchan_t *h, uint32_t tx_window, uint32_t buffer)
+{
+	struct flow *f = &h->flow;
+
+	f->tx_window = tx_window;
+	f->rx_window = frame_window((uint32_t)h->in_size);
+	f->packets_max = buffer / PACKET_SIZE / 2;
+	if (f->packets_max < PACKETS_LEAST)
+		f->packets_max = PACKETS_LEAST;
+	h->framed = true;
+}
+
+/* ---- the window ---- */
+
+size_t framed_room(const libvchan_t *h)
+{
+	/* In this order: an acknowledgement meanwhile makes it too small. */
+	uint64_t acked = atomic_load(&h->flow.acked);
+	uint64_t unread = atomic_load(&h->flow.accepted) - acked;
+	size_t fill = ring_fill(&h->out), room;
+
+	if (unread >= h->flow.tx_window || fill >= h->out_size)
+		return 0;
+	room = h->flow.tx_window - (size_t)unread;
+	return min_size(room, h->out_size - fill);
+}
+
+static size_t window_left(const struct flow *f)
+{
+	uint64_t flying = atomic_load(&f->announced) - atomic_load(&f->acked);
+
+	return flying < f->tx_window ? f->tx_window - (size_t)flying : 0;
+}
+
+bool wire_made_room(libvchan_t *h)
+{
+	return handle_is_framed(h) && atomic_load(&h->flow.made_room) &&
+	       atomic_exchange(&h->flow.made_room, false);
+}
+
+/* ---- packets: `draining` is held ---- */
+
+static void forget_packets(struct flow *f)
+{
+	uint64_t taken = atomic_load(&f->taken), acked = atomic_load(&f->acked);
+	unsigned gone = 0;
+
+	if (taken < acked)
+		taken = acked;
+	while (gone < f->batch_count && f->batches[gone].end <= taken)
+		f->packets -= f->batches[gone++].packets;
+	f->batch_count -= gone;
+	memmove(f->batches, f->batches + gone, f->batch_count * sizeof *f->batches);
+}
+
+static void count_packets(struct flow *f, size_t sent)
+{
+	uint32_t n = 1 + (uint32_t)(sent / PACKET_MOST);
+	struct batch *last = &f->batches[f->batch_count ? f->batch_count - 1 : 0];
+
+	if (f->batch_count == 0 || (f->batch_count < BATCHES &&
+				    last->packets >= f->packets_max / BATCHES)) {
+		last = &f->batches[f->batch_count++];
+		last->packets = 0;
+	}
+	last->packets += n;
+	last->end = atomic_load(&f->announced);
+	f->packets += n;
+}
+
+/* ---- sending: `draining` is held ---- */
+
+/* How much of a frame of at most `size` bytes may be begun now. */
+static size_t allowed(libvchan_t *h, size_t size)
+{
+	struct flow *f = &h->flow;
+	size_t n = min_size(min_size(size, FRAME_MOST), window_left(f));
+
+	forget_packets(f);
+	if (f->packets >= f->packets_max / 2 && !atomic_exchange(&f->counting, true))
+		atomic_store(&f->ask_count_due, true);
+	if (f->packets >= f->packets_max)
+		n = 0;
+	if (n == 0 && size > 0)
+		atomic_store(&h->blocked, true);
+	return n;
+}
+
+/* What every header says; and the flags, which are thereby done with. */
+static void make_header(libvchan_t *h, uint32_t length, bool end)
+{
+	struct flow *f = &h->flow;
+	struct frame frame = { length, false, end, false, 0 };
+	uint64_t handed;
+
+	frame.ask = atomic_exchange(&f->ask_due, false);
+	atomic_store(&f->ack_due, false);
+	handed = atomic_load(&f->handed);
+	if (handed != atomic_load(&f->told)) {
+		/* Before `told`: who asks after this is answered again. */
+		atomic_store(&f->asked_us, false);
+		atomic_store(&f->told, handed);
+	}
+	frame.handed = (uint32_t)handed;
+	frame_encode(&frame, f->head);
+	atomic_store(&f->head_left, FRAME_HEADER);
+}
+
+/* What was taken in; or the question. */
+static void make_count(libvchan_t *h, bool ask)
+{
+	struct flow *f = &h->flow;
+	struct frame frame = { 0, ask, false, true, (uint32_t)atomic_load(&f->received) };
+
+	frame_encode(&frame, f->head);
+	atomic_store(&f->head_left, FRAME_HEADER);
+}
+
+/* The rest of the header, and of the frame's payload at `data`.  The bytes of
+ * payload that went; -1: dead.  Sets `stalled`. */
+static ssize_t send_pieces(libvchan_t *h, const char *data, size_t size)
+{
+	struct flow *f = &h->flow;
+	unsigned head = atomic_load(&f->head_left);
+	ssize_t n = wire_sent(h, vsock_send_pair(h->sock, f->head + FRAME_HEADER - head,
+						 head, data, size));
+
+	if (n > 0)
+		count_packets(f, (size_t)n);
+	if (n >= 0)
+		atomic_store(&h->stalled, (size_t)n < head + size);
+	if (n < 0)
+		return -1;
+	if ((size_t)n < head) {
+		atomic_store(&f->head_left, head - (unsigned)n);
+		return 0;
+	}
+	if (head)
+		atomic_store(&f->head_left, 0);
+	return n - (ssize_t)head;
+}
+
+/* Announced before it is sent: the peer may be quick. */
+static ssize_t begin_frame(libvchan_t *h, const char *data, size_t size)
+{
+	ssize_t n;
+
+	atomic_fetch_add(&h->flow.announced, size);
+	make_header(h, (uint32_t)size, false);
+	n = send_pieces(h, data, size);
+	h->flow.frame_left = (uint32_t)(size - (n > 0 ? (size_t)n : 0));
+	return n;
+}
+
+static bool is_amid(const struct flow *f)
+{
+	return f->frame_left || atomic_load(&f->head_left);
+}
+
+static bool is_anything_due(const struct flow *f)
+{
+	return atomic_load(&f->ack_due) || atomic_load(&f->ask_due) ||
+	       atomic_load(&f->count_due) || atomic_load(&f->ask_count_due);
+}
+
+/* A header alone, if there is reason to and no frame is under way: true. */
+static bool send_what_is_due(libvchan_t *h)
+{
+	struct flow *f = &h->flow;
+
+	if (is_amid(f) || atomic_load(&h->dead))
+		return false;
+	if (atomic_exchange(&f->count_due, false))
+		make_count(h, false);
+	else if (atomic_exchange(&f->ask_count_due, false))
+		make_count(h, true);
+	else if (atomic_load(&f->ack_due) || atomic_load(&f->ask_due))
+		make_header(h, 0, false);
+	else
+		return false;
+	send_pieces(h, NULL, 0);
+	return true;
+}
+
+/* One piece of what lies in the ring: the bytes that went. */
+static size_t drain_some(libvchan_t *h, size_t todo)
+{
+	struct flow *f = &h->flow;
+	ssize_t n;
+	size_t size;
+
+	if (is_amid(f)) {
+		size = min_size(todo, f->frame_left);
+		n = send_pieces(h, ring_fill_at(&h->out), size);
+		if (n > 0)
+			f->frame_left -= (uint32_t)n;
+	} else {
+		size = allowed(h, todo);
+		n = size ? begin_frame(h, ring_fill_at(&h->out), size) : 0;
+	}
+	if (n <= 0)
+		return 0;
+	ring_taken(&h->out, (size_t)n);
+	return (size_t)n;
+}
+
+size_t framed_drain(libvchan_t *h)
+{
+	size_t moved = 0, todo = ring_fill(&h->out);
+
+	atomic_store(&h->stalled, false);
+	atomic_store(&h->blocked, false);
+	while (!atomic_load(&h->dead) && !wire_is_stuck(h) &&
+	       (moved < todo || atomic_load(&h->flow.head_left)))
+		moved += drain_some(h, todo - moved);
+	if (atomic_load(&h->blocked) && h->flow.packets < h->flow.packets_max &&
+	    !atomic_exchange(&h->flow.asked, true))
+		atomic_store(&h->flow.ask_due, true);
+	send_what_is_due(h);
+	return moved;
+}
+
+/* ---- sending: nothing is held ---- */
+
+/* Whoever could not send meanwhile has left a flag. */
+void framed_unlock(libvchan_t *h)
+{
+	struct flow *f = &h->flow;
+
+	bool again;
+
+	do {
+		again = send_what_is_due(h);
+		pthread_mutex_unlock(&h->draining);
+		again |= is_anything_due(f);
+	} while (again && !atomic_load(&h->stalled) && !atomic_load(&h->dead) &&
+		 pthread_mutex_trylock(&h->draining) == 0);
+}
+
+static void send_flags(libvchan_t *h)
+{
+	sigset_t saved;
+
+	signals_block(&saved);
+	if (pthread_mutex_trylock(&h->draining) == 0)
+		framed_unlock(h);
+	signals_restore(&saved);
+	if (wire_unsent(h))
+		driver_kick(h);
+}
+
+void wire_acknowledge(libvchan_t *h)
+{
+	if (!handle_is_framed(h) || atomic_load(&h->flow.handed) == atomic_load(&h->flow.told))
+		return;
+	atomic_store(&h->flow.ack_due, true);
+	send_flags(h);
+}
+
+bool wire_ask(libvchan_t *h)
+{
+	struct flow *f = &h->flow;
+	uint64_t acked = atomic_load(&f->acked);
+	uint64_t unread = atomic_load(&f->accepted) - acked;
+
+	if (!handle_is_framed(h) || unread == 0 || unread + h->out_size <= f->tx_window)
+		return false;
+	if (!atomic_exchange(&f->asked, true)) {
+		atomic_store(&f->ask_due, true);
+		send_flags(h);
+	}
+	return true;
+}
+
+ssize_t framed_send(libvchan_t *h, const void *data, size_t size)
+{
+	struct flow *f = &h->flow;
+	size_t todo;
+	ssize_t n;
+
+	/* Signals are not blocked, as the write ring is empty (handle.h). */
+	pthread_mutex_lock(&h->draining);
+	if (atomic_load(&f->head_left))
+		send_pieces(h, NULL, 0);
+	todo = is_amid(f) || atomic_load(&h->dead) ? 0 : allowed(h, min_size(size, h->out.size));
+	n = todo ? begin_frame(h, data, todo) : 0;
+	if (n >= 0 && todo) {
+		atomic_fetch_add(&f->accepted, todo);
+		/* Memory, not room: the frame has been announced. */
+		if ((size_t)n < todo)
+			ring_put(&h->out, (const char *)data + n, todo - (size_t)n);
+	}
+	framed_unlock(h);
+	if (wire_unsent(h))
+		driver_kick(h);
+	return n < 0 || atomic_load(&h->dead) ? -1 : (ssize_t)todo;
+}
+
+void wire_end(libvchan_t *h)
+{
+	sigset_t saved;
+
+	if (!h->framed || handle_state(h) != CONNECTED || atomic_load(&h->dead))
+		return;
+	signals_block(&saved);
+	/* Held for good: by a send that exit() has stopped, at a place in the
+	 * stream that nobody knows. */
+	if (pthread_mutex_trylock(&h->draining) == 0) {
+		if (!is_amid(&h->flow)) {
+			make_header(h, 0, true);
+			send_pieces(h, NULL, 0);
+			atomic_store(&h->dead, true);
+		}
+		pthread_mutex_unlock(&h->draining);
+	}
+	signals_restore(&saved);
+}
+
+/* ---- receiving: `reading` is held ---- */
+
+/* The peer breaks the rules. */
+static void cut_off(libvchan_t *h, const char *why)
+{
+	log_error(&h->log, "the peer %s: %s", why, strerror(EPROTO));
+	atomic_store(&h->error, EPROTO);
+	h->eof = true;
+	atomic_store(&h->dead, true);
+	shutdown(h->sock, SHUT_RDWR);
+}
+
+static bool take_acknowledgement(libvchan_t *h, uint32_t handed)
+{
+	struct flow *f = &h->flow;
+	uint64_t acked = atomic_load(&f->acked);
+	uint32_t more = handed - (uint32_t)acked;
+
+	if (more > atomic_load(&f->announced) - acked) {
+		cut_off(h, "acknowledges what was not sent");
+		return false;
+	}
+	if (more) {
+		/* In this order: who asks after it will be answered again. */
+		atomic_store(&f->asked, false);
+		atomic_store(&f->acked, acked + more);
+		atomic_store(&f->made_room, true);
+	}
+	return true;
+}
+
+/* The peer says how much it has taken in, or asks. */
+static bool take_count(libvchan_t *h, const struct frame *frame)
+{
+	struct flow *f = &h->flow;
+	uint64_t taken = atomic_load(&f->taken), acked = atomic_load(&f->acked);
+	uint32_t more;
+
+	if (taken < acked)
+		taken = acked; /* or it might be 2^32 behind */
+	more = frame->handed - (uint32_t)taken;
+	if (more > atomic_load(&f->announced) - taken) {
+		cut_off(h, "has taken in what was not sent");
+		return false;
+	}
+	atomic_store(&f->taken, taken + more);
+	if (frame->ask) {
+		atomic_store(&f->count_due, true);
+	} else {
+		atomic_store(&f->counting, false);
+		atomic_store(&f->made_room, true); /* for packets */
+	}
+	return true;
+}
+
+/* False: nothing may follow. */
+static bool take_header(libvchan_t *h)
+{
+	struct flow *f = &h->flow;
+	struct frame frame;
+
+	f->part_len = 0;
+	if (!frame_decode(f->part, &frame)) {
+		cut_off(h, "sent what is no frame");
+		return false;
+	}
+	if (frame.count)
+		return take_count(h, &frame);
+	if (!take_acknowledgement(h, frame.handed))
+		return false;
+	if (f->received + frame.length - atomic_load(&f->told) > f->rx_window) {
+		cut_off(h, "sent more than the window allows");
+		return false;
+	}
+	f->received += frame.length;
+	f->left = frame.length;
+	if (frame.ask)
+		atomic_store(&f->asked_us, true);
+	if (frame.end) {
+		log_debug(&h->log, "the peer has closed");
+		h->eof = true;
+		atomic_store(&h->dead, true);
+	}
+	return !frame.end;
+}
+
+/* n raw bytes at `at`: takes the headers out of them.  The bytes of payload,
+ * which are then together. */
+static size_t sift(libvchan_t *h, char *at, size_t n)
+{
+	struct flow *f = &h->flow;
+	size_t from = 0, to = 0, k;
+
+	while (from < n) {
+		if (f->left) {
+			k = min_size(f->left, n - from);
+			if (from != to)
+				memmove(at + to, at + from, k);
+			f->left -= (uint32_t)k;
+			to += k;
+			from += k;
+			continue;
+		}
+		k = min_size(FRAME_HEADER - f->part_len, n - from);
+		memcpy(f->part + f->part_len, at + from, k);
+		f->part_len += (unsigned)k;
+		from += k;
+		if (f->part_len == FRAME_HEADER && !take_header(h))
+			break;
+	}
+	return to;
+}
+
+/* What recvmsg brought, where the next header's rest was to go first. */
+static size_t take_raw(libvchan_t *h, unsigned head, char *at, size_t n)
+{
+	struct flow *f = &h->flow;
+	size_t k = min_size(head, n);
+
+	f->part_len += (unsigned)k;
+	if (k && f->part_len == FRAME_HEADER && !take_header(h))
+		return 0;
+	return sift(h, at, n - k);
+}
+
+static ssize_t receive_once(libvchan_t *h, char *at, size_t room, bool wait)
+{
+	struct flow *f = &h->flow;
+	unsigned head = f->left ? 0 : FRAME_HEADER - f->part_len;
+	bool gone = handle_state(h) == DISCONNECTED;
+	struct iovec to[2] = { { f->part + f->part_len, head }, { at, room } };
+	ssize_t n = wire_received(h, gone, vsock_recv(h->sock, to + !head, 1 + !!head,
+						     wait && !gone));
+
+	if (n < 0)
+		atomic_store(&h->dead, true); /* it reads no more, either */
+	if (n <= 0)
+		return n;
+	if ((size_t)n == head + room)
+		atomic_store(&h->more, true);
+	n = (ssize_t)take_raw(h, head, at, (size_t)n);
+	return n == 0 && h->eof ? -1 : n;
+}
+
+/* With signals blocked, as the write ring waits for what comes (handle.h). */
+static ssize_t receive_unstopped(libvchan_t *h, char *at, size_t room, bool wait)
+{
+	struct pollfd p = { h->sock, POLLIN, 0 };
+	sigset_t saved;
+	ssize_t n;
+
+	signals_block(&saved);
+	n = receive_once(h, at, room, false);
+	if (n == 0 && wait && !h->eof) {
+		ppoll(&p, 1, NULL, &saved);
+		n = receive_once(h, at, room, false);
+	}
+	signals_restore(&saved);
+	return n;
+}
+
+/* Into `at`, as much as comes: the bytes of payload; 0: none now; -1: eof. */
+static ssize_t receive(libvchan_t *h, char *at, size_t room, bool wait)
+{
+	if (wire_unsent(h))
+		return receive_unstopped(h, at, room, wait);
+	return receive_once(h, at, room, wait);
+}
+
+size_t framed_pull(libvchan_t *h, bool wait)
+{
+	ssize_t n = receive(h, ring_room_at(&h->in), ring_room(&h->in), wait);
+
+	if (n <= 0)
+		return 0;
+	ring_added(&h->in, (size_t)n);
+	return (size_t)n;
+}
+
+ssize_t framed_recv(libvchan_t *h, void *data, size_t size, bool wait)
+{
+	size_t n;
+
+	if (size >= SMALL_READ)
+		return receive(h, data, size, wait);
+	n = framed_pull(h, wait);
+	if (n == 0)
+		return h->eof ? -1 : 0;
+	n = min_size(n, size);
+	ring_get(&h->in, data, n);
+	return (ssize_t)n;
+}
+
+/* ---- the reader ---- */
+
+bool framed_owes_news(const libvchan_t *h)
+{
+	return atomic_load(&h->flow.handed) != atomic_load(&h->flow.told);
+}
+
+/* True: the peer should be told now. */
+static bool is_ack_due(const struct flow *f)
+{
+	uint64_t untold = atomic_load(&f->handed) - atomic_load(&f->told);
+
+	if (untold == 0)
+		return false;
+	if (untold >= f->rx_window / 2)
+		return true;
+	return atomic_load(&f->asked_us) && f->rx_window < PACKET_MOST;
+}
+
+/* Who asks is heard when the program receives; but it may read from the ring
+ * for long, or do something else.  So the driver is told, once in a while. */
+void framed_tell(libvchan_t *h)
+{
+	struct flow *f = &h->flow;
+
+	if (atomic_load(&h->dead))
+		return;
+	if (atomic_load(&f->count_due))
+		send_flags(h);
+	if (is_ack_due(f)) {
+		wire_acknowledge(h);
+	} else if (!atomic_load(&f->untold) && framed_owes_news(h)) {
+		atomic_store(&f->untold, true);
+		driver_kick(h);
+	}
+}
