@@ -344,7 +344,8 @@ ssize_t framed_send(libvchan_t *h, const void *data, size_t size)
 	framed_unlock(h);
 	if (wire_unsent(h))
 		driver_kick(h);
-	return n < 0 || atomic_load(&h->dead) ? -1 : (ssize_t)todo;
+	/* The peer may have left with all of it, even now. */
+	return n < 0 || (!todo && atomic_load(&h->dead)) ? -1 : (ssize_t)todo;
 }
 
 void wire_end(libvchan_t *h)
