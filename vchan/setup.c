@@ -42,6 +42,7 @@
 
 #define FRAMED_PORT 0x80000000u /* added to the plain one */
 
+#define FRAMED_QUEUE 128
 #define PLAIN_MOMENT (20 * CLOCK_MS)
 #define HELLO_WAIT (5 * CLOCK_S)
 #define RETRY_FIRST (1 * CLOCK_MS)
@@ -82,9 +83,10 @@ static void close_socket(int *fd)
 
 void setup_close(libvchan_t *h)
 {
-	life_close(&h->listeners[FRAMED]);
-	life_close(&h->listeners[PLAIN]);
+	/* Whose framed attempt fails looks at his plain connection. */
 	life_close(&h->plain);
+	life_close(&h->listeners[PLAIN]);
+	life_close(&h->listeners[FRAMED]);
 	life_close(&h->attempt);
 	for (int i = 0; i < CANDIDATES; i++)
 		life_close(&h->candidates[i].fd);
@@ -171,9 +173,15 @@ static int listen_on(libvchan_t *h, enum wire_kind kind, uint32_t cid)
 	const struct timespec pause = { 0, 5 * CLOCK_MS };
 	int64_t until = clock_now() + LISTEN_AGAIN;
 
+	/* Whoever is in the plain queue when the listener closes believes to be
+	 * connected, and is reset: so there is one place, and who is refused
+	 * tries again.  A framed client believes nothing before the hello, and
+	 * shall not take a full queue for nobody. */
+	int queue = kind == PLAIN ? 0 : FRAMED_QUEUE;
+
 	if (open_socket(h, &h->listeners[kind]) < 0)
 		return -1;
-	while (vsock_listen(h->listeners[kind], cid, port_of(h, kind)) < 0) {
+	while (vsock_listen(h->listeners[kind], cid, port_of(h, kind), queue) < 0) {
 		if (errno != EADDRINUSE || clock_now() > until)
 			return -1;
 		nanosleep(&pause, NULL);

@@ -87,16 +87,13 @@ int vsock_socket(uint32_t buffer)
 	return fd;
 }
 
-int vsock_listen(int fd, uint32_t cid, uint32_t port)
+int vsock_listen(int fd, uint32_t cid, uint32_t port, int queue)
 {
 	struct sockaddr_vm a = address(cid, port);
 
 	if (bind(fd, (struct sockaddr *)&a, sizeof a) < 0)
 		return -1;
-	/* One place in the queue: whoever else is in there when the listener
-	 * closes believes to be connected and is reset.  Refused, it tries
-	 * again, and waits for the next server. */
-	return listen(fd, 0);
+	return listen(fd, queue);
 }
 
 int vsock_accept(int fd, uint32_t *peer_cid)

@@ -18,8 +18,9 @@ int vsock_local_cid(uint32_t *cid);
 /* A new non-blocking socket whose kernel buffer holds `buffer` bytes. */
 int vsock_socket(uint32_t buffer);
 
-/* Bind and listen.  cid: CID_LOCAL or VMADDR_CID_ANY. */
-int vsock_listen(int fd, uint32_t cid, uint32_t port);
+/* Bind and listen.  cid: CID_LOCAL or VMADDR_CID_ANY.  queue: as listen(2) has it,
+ * one place less than there are. */
+int vsock_listen(int fd, uint32_t cid, uint32_t port, int queue);
 
 /* The next connection, in blocking mode, and its CID. */
 int vsock_accept(int fd, uint32_t *peer_cid);

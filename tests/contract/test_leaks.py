@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A thousand channels later the process holds what it held before (1.3)."""
+import ctypes
 import os
 
 import pytest
@@ -13,6 +14,18 @@ WARM_UP = 50
 TOLERANCE = 1024
 # A sanitizer keeps freed memory, and memory about memory.
 SANITIZED = "san.so" in os.environ.get("LD_PRELOAD", "")
+
+
+PR_SET_THP_DISABLE = 41
+
+
+@pytest.fixture(autouse=True)
+def no_huge_pages():
+    """Or a stack that happens to lie on such a page's boundary is 2 MiB at once."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+    yield
+    libc.prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0)
 
 
 def resident_kib():

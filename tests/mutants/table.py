@@ -257,7 +257,7 @@ MUTANTS = [
      "	return cid == h->peer_cid ||", "	return cid ||",
      "test_addresses.py::test_strangers_are_refused_without_losing_the_place"),
     ("the listeners are closed once the client is in", "setup.c",
-     "	life_close(&h->listeners[PLAIN]);\n	life_close(&h->plain);", "	life_close(&h->plain);",
+     "	life_close(&h->listeners[PLAIN]);\n	life_close(&h->listeners[FRAMED]);", "",
      None),  # accept_one has closed it already; for a framed client, see below
     # --- 1.5 environment ---
     ("rubbish is EINVAL", "config.c",
