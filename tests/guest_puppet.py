@@ -34,6 +34,15 @@ class GuestPuppet(puppet.Puppet):
             pass  # the guest is gone, and the puppet with it
 
 
+def serve_from_a_program(guest, port):
+    """A server in a program of its own here and its client in the guest, connected."""
+    server = puppet.Puppet.start(VCHAN_DOMAIN=0)
+    server("server", guest.cid, port, vchan.PAGE, vchan.PAGE)
+    client = GuestPuppet(guest)
+    client("client", 0, port)
+    return server, client
+
+
 def serve(guest, port, ring=vchan.PAGE):
     """A server here and its client in the guest, connected."""
     server = vchan.Vchan.server(guest.cid, port, ring, ring)

@@ -14,6 +14,7 @@ import vchan
 PROGRAMS = {
     "puppet": vchan.ROOT / "tests" / "programs" / "puppet.c",
     "no-vsock": vchan.ROOT / "tests" / "programs" / "no_vsock.c",
+    "stall": vchan.ROOT / "tests" / "programs" / "stall.c",
     "volume": vchan.ROOT / "tests" / "volume" / "volume.c",
 }
 OUTPUT = vchan.ROOT / "build" / "tests"

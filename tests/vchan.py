@@ -299,9 +299,12 @@ def raw_socket(timeout=SOON):
     return sock
 
 
-def raw_connect(port, cid=CID_LOCAL):
+def raw_connect(port, cid=CID_LOCAL, source=None):
+    """`source`: the port that the connection shall come from."""
     sock = raw_socket()
     try:
+        if source is not None:
+            sock.bind((CID_ANY, source))
         sock.connect((cid, port))
     except OSError:
         sock.close()

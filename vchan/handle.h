@@ -167,6 +167,7 @@ struct libvchan {
 	struct candidate candidates[CANDIDATES]; /* of a client, the first */
 	int plain;                 /* connected, in case that no framed one comes */
 	int64_t plain_until;       /* ns */
+	bool plain_is_ours;        /* a framed one will come */
 	bool settling;             /* a client's: for that, unless it ends until then */
 	int attempt;               /* CONNECTING: the socket to connect, or -1 */
 	enum wire_kind attempted;

@@ -174,8 +174,7 @@ EXPORT libvchan_t *libvchan_server_init(int domain, int port, size_t read_min,
 	atomic_store(&h->finished, true);
 	if (open_inside(h, read_min, write_min) < 0)
 		return discard(h);
-	if (setup_listen(h, h->config.loopback ? CID_LOCAL : VMADDR_CID_ANY,
-			 &vsock_port) < 0) {
+	if (setup_listen(h, &vsock_port) < 0) {
 		log_error(&h->log, "vsock port %u: %s", vsock_port, log_reason(errno).text);
 		return discard(h);
 	}

@@ -8,7 +8,9 @@
  * first complete one is answered and becomes the connection; the others, who
  * have had no answer, are reset and try again.  Who comes to the plain port is
  * held back for a moment (PLAIN_MOMENT), and as long as there is a candidate: it
- * may be one of ours that came while only one listener was up.  When the
+ * may be one of ours that came while only one listener was up.  Where it is, its
+ * own port tells (OUR_PORTS), and a framed connection of it is waited for, however
+ * late its thread may run.  When the
  * connection is chosen, both listeners close before anything else happens, so
  * that a second client is refused and waits for the next server.
  *
@@ -41,10 +43,16 @@
 #include "wire.h"
 
 #define FRAMED_PORT 0x80000000u /* added to the plain one */
+/* Where plain connections come from whose client will try framed, too: the framed
+ * ports of CID 0, which is no client's.  A socket that leaves its port to the
+ * kernel hits one by chance in 1 of 65,536 cases, and then waits longer. */
+#define OUR_PORTS FRAMED_PORT
+#define OUR_PORTS_COUNT 0x10000u
 
 #define FRAMED_QUEUE 128
 #define PLAIN_MOMENT (20 * CLOCK_MS)
 #define HELLO_WAIT (5 * CLOCK_S)
+#define BIND_TRIES 8
 #define RETRY_FIRST (1 * CLOCK_MS)
 #define RETRY_MOST (100 * CLOCK_MS)
 #define PROBE_EVERY (2 * CLOCK_S)
@@ -90,6 +98,14 @@ void setup_close(libvchan_t *h)
 	life_close(&h->attempt);
 	for (int i = 0; i < CANDIDATES; i++)
 		life_close(&h->candidates[i].fd);
+}
+
+/* Still there?  What it has sent meanwhile is no matter, its end is. */
+static bool is_alive(int fd)
+{
+	struct pollfd p = { fd, POLLRDHUP, 0 };
+
+	return poll(&p, 1, 0) == 0;
 }
 
 /* This one of our fds is the connection; all others are closed. */
@@ -168,7 +184,7 @@ static void be_framed(libvchan_t *h, int fd, const struct hello *peer)
 
 /* ---- a server ---- */
 
-static int listen_on(libvchan_t *h, enum wire_kind kind, uint32_t cid)
+static int listen_on(libvchan_t *h, enum wire_kind kind)
 {
 	const struct timespec pause = { 0, 5 * CLOCK_MS };
 	int64_t until = clock_now() + LISTEN_AGAIN;
@@ -178,6 +194,7 @@ static int listen_on(libvchan_t *h, enum wire_kind kind, uint32_t cid)
 	 * tries again.  A framed client believes nothing before the hello, and
 	 * shall not take a full queue for nobody. */
 	int queue = kind == PLAIN ? 0 : FRAMED_QUEUE;
+	uint32_t cid = h->config.loopback ? CID_LOCAL : VMADDR_CID_ANY;
 
 	if (open_socket(h, &h->listeners[kind]) < 0)
 		return -1;
@@ -189,13 +206,13 @@ static int listen_on(libvchan_t *h, enum wire_kind kind, uint32_t cid)
 	return 0;
 }
 
-int setup_listen(libvchan_t *h, uint32_t cid, uint32_t *port)
+int setup_listen(libvchan_t *h, uint32_t *port)
 {
 	*port = port_of(h, FRAMED);
-	if (h->config.wire != WIRE_PLAIN && listen_on(h, FRAMED, cid) < 0)
+	if (h->config.wire != WIRE_PLAIN && listen_on(h, FRAMED) < 0)
 		return -1;
 	*port = port_of(h, PLAIN);
-	return h->config.wire == WIRE_FRAMED ? 0 : listen_on(h, PLAIN, cid);
+	return h->config.wire == WIRE_FRAMED ? 0 : listen_on(h, PLAIN);
 }
 
 static bool is_rightful(const libvchan_t *h, uint32_t cid)
@@ -204,8 +221,9 @@ static bool is_rightful(const libvchan_t *h, uint32_t cid)
 	       (h->own_cid && (cid == h->own_cid || cid == CID_LOCAL));
 }
 
-/* The next peer with the right CID, into *fd; -1: none, and errno says why. */
-static int accept_one(libvchan_t *h, enum wire_kind kind, int *fd)
+/* The next peer with the right CID, into *fd, and its port; -1: none, and errno
+ * says why. */
+static int accept_one(libvchan_t *h, enum wire_kind kind, int *fd, uint32_t *port)
 {
 	uint32_t cid = 0;
 	sigset_t saved;
@@ -214,7 +232,7 @@ static int accept_one(libvchan_t *h, enum wire_kind kind, int *fd)
 
 	do {
 		life_enter(&saved);
-		*fd = vsock_accept(h->listeners[kind], &cid);
+		*fd = vsock_accept(h->listeners[kind], &cid, port);
 		err = errno;
 		stranger = *fd >= 0 && !is_rightful(h, cid);
 		if (stranger)
@@ -254,11 +272,12 @@ static struct candidate *free_place(libvchan_t *h)
 static void accept_candidates(libvchan_t *h, struct conn_sleep *s)
 {
 	struct candidate *c;
+	uint32_t port;
 
 	if (h->listeners[FRAMED] < 0)
 		return;
 	while ((c = free_place(h)) != NULL) {
-		if (accept_one(h, FRAMED, &c->fd) < 0) {
+		if (accept_one(h, FRAMED, &c->fd, &port) < 0) {
 			await_listener(h, FRAMED, s);
 			return;
 		}
@@ -268,14 +287,20 @@ static void accept_candidates(libvchan_t *h, struct conn_sleep *s)
 
 static void accept_plain(libvchan_t *h, struct conn_sleep *s)
 {
+	uint32_t port = 0;
+
 	if (h->listeners[PLAIN] < 0)
 		return;
-	if (accept_one(h, PLAIN, &h->plain) < 0)
+	if (accept_one(h, PLAIN, &h->plain, &port) < 0) {
 		await_listener(h, PLAIN, s);
-	else if (h->config.wire == WIRE_PLAIN)
-		h->plain_until = clock_now();
-	else
-		h->plain_until = clock_now() + PLAIN_MOMENT;
+		return;
+	}
+	h->plain_until = clock_now();
+	h->plain_is_ours = h->config.wire != WIRE_PLAIN && port - OUR_PORTS < OUR_PORTS_COUNT;
+	if (h->plain_is_ours)
+		h->plain_until += HELLO_WAIT;
+	else if (h->config.wire != WIRE_PLAIN)
+		h->plain_until += PLAIN_MOMENT;
 }
 
 /* True: he is the connection. */
@@ -377,6 +402,37 @@ static bool is_probed(const libvchan_t *h)
 	return !h->config.loopback && !h->own_cid && h->peer_cid > CID_HOST;
 }
 
+/* The client of ours that was held back has gone.  True: others may come now. */
+static bool drop_plain(libvchan_t *h)
+{
+	if (listen_on(h, PLAIN) < 0)
+		return false;
+	log_info(&h->log, "a client has left before it was connected");
+	close_socket(&h->plain);
+	return true;
+}
+
+/* Nobody is a candidate.  True: the plain connection is the one. */
+static bool settles_for_plain(libvchan_t *h, struct conn_sleep *s)
+{
+	ssize_t said = vsock_peek(h->plain);
+	bool silent = said < 0 && errno == EAGAIN, left = said <= 0 && !silent;
+
+	if (left && h->plain_is_ours && drop_plain(h)) {
+		s->until = 0; /* again: for who comes */
+		return false;
+	}
+	/* One of ours would have said nothing before it is connected. */
+	if (!silent || clock_now() >= h->plain_until) {
+		choose(h, &h->plain);
+		return true;
+	}
+	conn_watch(s, h->plain, POLLIN);
+	if (h->plain_until < s->until)
+		s->until = h->plain_until;
+	return false;
+}
+
 void setup_step_waiting(libvchan_t *h, struct conn_sleep *s)
 {
 	bool candidates = false;
@@ -387,14 +443,8 @@ void setup_step_waiting(libvchan_t *h, struct conn_sleep *s)
 	accept_candidates(h, s);
 	if (hear_candidates(h, s, &candidates))
 		return;
-	if (h->plain >= 0 && !candidates) {
-		if (clock_now() >= h->plain_until) {
-			choose(h, &h->plain);
-			return;
-		}
-		if (h->plain_until < s->until)
-			s->until = h->plain_until;
-	}
+	if (h->plain >= 0 && !candidates && settles_for_plain(h, s))
+		return;
 	if (!is_probed(h) || h->plain >= 0 || candidates)
 		return;
 	if (clock_now() >= h->probe_at)
@@ -461,14 +511,6 @@ static void try_again(libvchan_t *h, int err)
 		h->retry_after = RETRY_MOST;
 }
 
-/* Still there?  What it has sent meanwhile is no matter, its end is. */
-static bool is_alive(int fd)
-{
-	struct pollfd p = { fd, POLLRDHUP, 0 };
-
-	return poll(&p, 1, 0) == 0;
-}
-
 /* No framed connection came of this; is there a plain one? */
 static void attempt_failed(libvchan_t *h, int err)
 {
@@ -477,12 +519,13 @@ static void attempt_failed(libvchan_t *h, int err)
 	h->trying = false;
 	log_debug(&h->log, "attempt, %s wire: %s", h->attempted == FRAMED ? "framed" : "plain",
 		  strerror(err));
-	if (h->plain >= 0) {
+	if (h->plain >= 0 && (err == ECONNRESET || err == ETIMEDOUT)) {
 		/* A server that has chosen another closes this one, too. */
 		h->settling = true;
 		h->plain_until = clock_now() + PLAIN_MOMENT;
 		return;
 	}
+	close_socket(&h->plain); /* it was not asked: fds or memory are short */
 	if (h->attempted == FRAMED && h->config.wire == WIRE_AUTO && !timed_out(h, clock_now()) &&
 	    (err == ECONNRESET || err == ETIMEDOUT)) {
 		h->attempted = PLAIN;
@@ -517,9 +560,30 @@ static void attempt_succeeded(libvchan_t *h)
 	}
 }
 
-static void start_attempt(libvchan_t *h)
+/* So that the server waits for our framed attempt.  When the ports are all taken
+ * the kernel finds another, and the server waits PLAIN_MOMENT only. */
+static void take_our_port(int fd)
+{
+	for (int i = 0; i < BIND_TRIES; i++) {
+		uint32_t any = (uint32_t)clock_now() % OUR_PORTS_COUNT;
+
+		if (vsock_bind(fd, OUR_PORTS + any) == 0 || errno != EADDRINUSE)
+			return;
+	}
+}
+
+static int open_attempt(libvchan_t *h)
 {
 	if (h->attempt < 0 && open_socket(h, &h->attempt) < 0)
+		return -1;
+	if (h->attempted == PLAIN && h->config.wire == WIRE_AUTO)
+		take_our_port(h->attempt);
+	return 0;
+}
+
+static void start_attempt(libvchan_t *h)
+{
+	if (open_attempt(h) < 0)
 		attempt_failed(h, errno);
 	else if (vsock_connect(h->attempt, h->peer_cid, port_of(h, h->attempted)) == 0)
 		attempt_succeeded(h);

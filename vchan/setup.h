@@ -11,7 +11,7 @@
 /* Open what cannot wait, so that its errors show at once: the listeners of a
  * server, the first socket of a client.  -1 and errno; *port: of a server, the
  * one that is at fault. */
-int setup_listen(libvchan_t *h, uint32_t cid, uint32_t *port);
+int setup_listen(libvchan_t *h, uint32_t *port);
 int setup_prepare(libvchan_t *h);
 
 void setup_step_waiting(libvchan_t *h, struct conn_sleep *s);

@@ -87,16 +87,26 @@ int vsock_socket(uint32_t buffer)
 	return fd;
 }
 
-int vsock_listen(int fd, uint32_t cid, uint32_t port, int queue)
+static int bind_to(int fd, uint32_t cid, uint32_t port)
 {
 	struct sockaddr_vm a = address(cid, port);
 
-	if (bind(fd, (struct sockaddr *)&a, sizeof a) < 0)
+	return bind(fd, (struct sockaddr *)&a, sizeof a);
+}
+
+int vsock_listen(int fd, uint32_t cid, uint32_t port, int queue)
+{
+	if (bind_to(fd, cid, port) < 0)
 		return -1;
 	return listen(fd, queue);
 }
 
-int vsock_accept(int fd, uint32_t *peer_cid)
+int vsock_bind(int fd, uint32_t port)
+{
+	return bind_to(fd, VMADDR_CID_ANY, port);
+}
+
+int vsock_accept(int fd, uint32_t *peer_cid, uint32_t *peer_port)
 {
 	struct sockaddr_vm a;
 	socklen_t len = sizeof a;
@@ -106,8 +116,10 @@ int vsock_accept(int fd, uint32_t *peer_cid)
 	do
 		got = accept4(fd, (struct sockaddr *)&a, &len, SOCK_CLOEXEC);
 	while (got < 0 && errno == EINTR);
-	if (got >= 0)
+	if (got >= 0) {
 		*peer_cid = a.svm_cid;
+		*peer_port = a.svm_port;
+	}
 	return fd_above_standard(got);
 }
 
@@ -160,6 +172,17 @@ ssize_t vsock_send_pair(int fd, const void *head, size_t head_size, const void *
 	m.msg_iovlen = 1 + (head_size && size);
 	do
 		n = sendmsg(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	return n;
+}
+
+ssize_t vsock_peek(int fd)
+{
+	char byte;
+	ssize_t n;
+
+	do
+		n = recv(fd, &byte, sizeof byte, MSG_PEEK | MSG_DONTWAIT);
 	while (n < 0 && errno == EINTR);
 	return n;
 }

@@ -22,8 +22,11 @@ int vsock_socket(uint32_t buffer);
  * one place less than there are. */
 int vsock_listen(int fd, uint32_t cid, uint32_t port, int queue);
 
-/* The next connection, in blocking mode, and its CID. */
-int vsock_accept(int fd, uint32_t *peer_cid);
+/* The port that a connection will come from.  EADDRINUSE. */
+int vsock_bind(int fd, uint32_t port);
+
+/* The next connection, in blocking mode, and the address that it comes from. */
+int vsock_accept(int fd, uint32_t *peer_cid, uint32_t *peer_port);
 
 /* 0: connected.  -1/EINPROGRESS: ask vsock_connected once it is writable. */
 int vsock_connect(int fd, uint32_t cid, uint32_t port);
@@ -38,6 +41,8 @@ ssize_t vsock_send(int fd, const void *data, size_t size, bool wait);
 /* Two pieces in one, never blocking; the first may be empty. */
 ssize_t vsock_send_pair(int fd, const void *head, size_t head_size, const void *data,
 			size_t size);
+/* As recv(2) of one byte that stays, never blocking. */
+ssize_t vsock_peek(int fd);
 ssize_t vsock_recv(int fd, struct iovec *to, size_t pieces, bool wait);
 
 #endif

@@ -10,6 +10,7 @@ import contextlib
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import time
 import pytest
 
 import vchan
+from framed_peer import FramedPeer
 from vchan import (A_SECOND, Address, CONNECTED, Holdings, OurPeer, Task, Vchan,
                    WAITING, pattern, read_exactly, recv_exactly, until)
 
@@ -278,6 +280,82 @@ def test_server_that_comes_and_goes(load, place, wires, kind):
         lines = wires.said()
         assert set(lines) == set(kind.lines), f"in round {number}"
         assert lines.count("client framed") <= lines.count("server framed")
+
+
+# --- one of ours that is late ---------------------------------------------------------
+
+# docs/wire.md, set-up: where a client's plain connection comes from that will try
+# the framed port, too.
+OUR_PORTS = range(1 << 31, (1 << 31) + (1 << 16))
+LONGER_THAN_A_MOMENT_MS = 200
+
+
+def knock_as_ours(place):
+    """What a client of ours does when it finds the plain port open."""
+    def attempt():
+        with contextlib.suppress(OSError):  # taken, or the last one not cleared away
+            return vchan.raw_connect(place.vsock_port, source=random.choice(OUR_PORTS))
+    return until(attempt)
+
+
+def test_client_tells_by_its_port_that_it_will_try_frames(place):
+    """docs/wire.md, set-up: so that a server waits for it."""
+    with place.listen_raw() as listener:
+        client = Task(place.open_client)
+        peer, (_cid, port) = listener.accept()
+        with peer:
+            client.result()
+    assert port in OUR_PORTS
+
+
+def test_client_of_the_plain_wire_does_not_tell_so(place):
+    """docs/wire.md, set-up: no framed attempt will come of it."""
+    with place.listen_raw() as listener, choosing("plain"):
+        client = Task(place.open_client)
+        peer, (_cid, port) = listener.accept()
+        with peer:
+            client.result()
+    assert port not in OUR_PORTS
+
+
+def test_client_of_ours_is_waited_for_however_late_it_is(place, wires):
+    """Its thread may have to wait long for a processor between its attempts."""
+    server = open_server(place)
+    with knock_as_ours(place) as knock:
+        assert vchan.quiet(server.fd, LONGER_THAN_A_MOMENT_MS)
+        peer = FramedPeer.connect(place)
+        peer.hello()
+        peer.hear_hello()
+        until(lambda: server.is_open == CONNECTED)
+        assert vchan.shut_out(knock)
+    server.close()
+    assert wires.said() == ["server framed"]
+
+
+def test_client_of_ours_that_leaves_before_it_is_connected_is_forgotten(place, wires):
+    """It was not connected, so the server waits on, for anybody."""
+    server = open_server(place)
+    for _ in range(5):
+        knock_as_ours(place).close()
+    assert vchan.quiet(server.fd, LONGER_THAN_A_MOMENT_MS)
+    assert server.is_open == WAITING
+    hosting = Task(host, server)
+    Plain().visit(place)
+    assert hosting.result() == Plain.name
+    server.close()
+    assert wires.said() == ["server plain"]
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves"])
+def test_who_says_something_is_served_wherever_it_comes_from(place, leaves):
+    """A plain socket may have such a port by chance: nothing of it is lost."""
+    with open_server(place) as server:
+        with knock_as_ours(place) as peer:
+            peer.sendall(pattern(SIZE))
+            if leaves:
+                peer.shutdown(socket.SHUT_WR)
+            reading = Task(read_exactly, server, SIZE)
+            assert reading.result(A_SECOND) == pattern(SIZE)
 
 
 # --- other choices --------------------------------------------------------------------

@@ -243,7 +243,7 @@ def test_blocked_writer_fails_when_the_peer_leaves(raw_client, call):
     assert caught.value.errno == errno.EPIPE
 
 
-@pytest.mark.parametrize("size", [PAGE, MUCH], ids=["small", "large"])
+@pytest.mark.parametrize("size", [1, PAGE, MUCH], ids=["gathering", "small", "large"])
 def test_blocked_writer_fails_at_half_close(raw_client, size):
     """1.3: EPIPE also when the peer only ends its own direction."""
     server, peer = raw_client

@@ -4,10 +4,9 @@ import socket
 
 import pytest
 
-import puppet
 import vchan
 import volume
-from guest_puppet import serve
+from guest_puppet import serve, serve_from_a_program
 from vchan import (A_SECOND, CID_HOST, CONNECTED, DISCONNECTED, PAGE, Task,
                    Vchan, WAITING, pattern, until)
 
@@ -133,12 +132,9 @@ def test_end_in_the_guest_shows_within_a_second(joined, death):
     until(lambda: server.is_open == DISCONNECTED, A_SECOND)
 
 
-def test_exit_on_the_host_shows_in_the_guest(guest, in_guest, port):
+def test_exit_on_the_host_shows_in_the_guest(guest, port):
     """1.3: a connected peer's death shows within a second, the other way."""
-    server = puppet.Puppet.start(VCHAN_DOMAIN=0)
-    server("server", guest.cid, port, PAGE, PAGE)
-    client = in_guest()
-    client("client", 0, port)
+    server, client = serve_from_a_program(guest, port)
     server.write(b"bye")
     client.begin("until-gone", int(A_SECOND * 1000))
     server.begin("exit", 0)

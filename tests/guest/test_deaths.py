@@ -6,9 +6,8 @@ import time
 
 import pytest
 
-import puppet
 import vchan
-from guest_puppet import GuestPuppet, serve
+from guest_puppet import GuestPuppet, serve, serve_from_a_program
 from vchan import A_SECOND, CONNECTED, DISCONNECTED, PAGE, WAITING, Task, Vchan, until
 
 
@@ -37,12 +36,9 @@ def test_death_of_the_guests_program_under_load_shows(joined):
     assert server.is_open == DISCONNECTED
 
 
-def test_death_of_the_hosts_program_shows_in_the_guest(guest, in_guest, port):
+def test_death_of_the_hosts_program_shows_in_the_guest(guest, port):
     """1.3: the same, the other way round."""
-    server = puppet.Puppet.start(VCHAN_DOMAIN=0)
-    server("server", guest.cid, port, PAGE, PAGE)
-    client = in_guest()
-    client("client", 0, port)
+    server, client = serve_from_a_program(guest, port)
     server.write(b"x")
     assert client.recv(1) == b"x"
     client.begin("until-gone", int(A_SECOND * 1000))

@@ -99,7 +99,7 @@ MUTANTS = [
     ("a blocked writer sees a half-close", "conn.c",
      "	struct pollfd p = { h->sock, POLLOUT | POLLRDHUP, 0 };",
      "	struct pollfd p = { h->sock, POLLOUT, 0 };",
-     "test_half_open.py::test_writer_is_woken_by_a_half_close"),
+     "test_write_send.py::test_blocked_writer_fails_at_half_close"),
     ("a writer blocked in the kernel sees a half-close", "conn.c",
      "	if (atomic_load(&h->sending))\n		shutdown(h->sock, SHUT_WR);", "",
      "test_half_open.py::test_writer_that_found_the_ring_empty_is_woken_by_a_half_close"),
