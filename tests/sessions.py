@@ -68,10 +68,6 @@ class Session:
         return "-".join(filter(None, ["build", *self.sanitize.split(",")]))
 
 
-# They look at the size of the process, which a sanitizer makes grow.
-OF_MEMORY = ("contract/test_leaks.py::test_traffic_costs_no_memory",
-             "contract/test_leaks.py::test_cycles_end_where_they_began[auto-cycle-]",
-             "contract/test_leaks.py::test_cycles_end_where_they_began[plain-cycle-]")
 # They count threads, where ThreadSanitizer adds its own, or take /proc away,
 # without which it does not start.
 BARE = tuple("contract/test_misuse.py::" + name for name in (
@@ -83,9 +79,9 @@ SESSIONS = (
     # It counts packets, and resets a connection of too many.
     Session("lab, Linux 6.12", ("stall",), minutes=10, lab=True, kernel="6.12"),
     Session("lab, ASan and UBSan", ("contract",), minutes=18, lab=True,
-            sanitize="address,undefined", scale=0.1, without=OF_MEMORY),
+            sanitize="address,undefined", scale=0.1),
     Session("lab, TSan", ("contract",), minutes=18, lab=True,
-            sanitize="thread", scale=0.1, without=OF_MEMORY + BARE),
+            sanitize="thread", scale=0.1, without=BARE),
 )
 
 # Programs that the tests run kill themselves with these on purpose.

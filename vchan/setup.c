@@ -342,6 +342,7 @@ static bool hear_candidates(libvchan_t *h, struct conn_sleep *s, bool *any)
 		}
 		log_info(&h->log, "refused a peer on the framed port: %s", why);
 		close_socket(&c->fd);
+		s->until = 0; /* again: there may be others for his place */
 	}
 	return false;
 }

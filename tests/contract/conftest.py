@@ -12,8 +12,8 @@ import pytest
 
 
 def wires_of(metafunc):
-    if metafunc.definition.get_closest_marker("plain_wire"):
-        return ["auto"]  # what it says of a plain peer is not so of ours
+    if metafunc.definition.get_closest_marker("own_wires"):
+        return ["auto"]
     if "settled" in metafunc.fixturenames:
         return ["auto", "ours"]  # test_events.py: either kind of peer
     source = inspect.getsource(metafunc.function)

@@ -183,7 +183,7 @@ def test_wait_clears_the_fd_after_data_ready(settled):
     assert quiet(server.fd)
 
 
-@pytest.mark.plain_wire
+@pytest.mark.own_wires
 def test_more_than_a_ring_unread_is_quiet_after_wait(settled):
     """1.3: after wait the fd is quiet, though the ring and the kernel are full."""
     server, peer = settled
@@ -204,7 +204,7 @@ def test_next_byte_is_a_new_event_with_data_unread(settled):
     assert readable(server.fd)
 
 
-@pytest.mark.plain_wire
+@pytest.mark.own_wires
 def test_data_left_in_the_kernel_is_an_event_once_there_is_room(settled):
     """1.3: no event may be lost: what did not fit into the ring is told."""
     server, peer = settled
@@ -465,7 +465,7 @@ def test_quiet_at_end_of_stream_with_unread_data(settled):
     assert vchan.read_until_end(server) == bytes(PAGE)
 
 
-@pytest.mark.plain_wire
+@pytest.mark.own_wires
 @pytest.mark.parametrize("how", ["close", "half-close", "kill"])
 def test_never_hup_or_err_at_the_end(how):
     """1.3: POLLIN only: never POLLHUP or POLLERR, programs spin on those."""

@@ -873,6 +873,20 @@ def test_silent_candidate_is_dropped_after_5_s(address, said):
     assert still_works(server, be_client_of(address, server))
 
 
+def test_place_of_a_candidate_that_leaves_is_given_to_the_next(address):
+    """docs/wire.md, set-up: a server hears four at once; the others queue."""
+    server = address.open_server()
+    mute = [FramedPeer.connect(address) for _ in range(4)]
+    start = time.monotonic()
+    peer = FramedPeer.connect(address)
+    peer.hello()
+    assert silent(peer)
+    mute[0].sock.close()
+    peer.hear_hello()
+    assert time.monotonic() - start < HELLO_WAIT, "it had to wait for the silent ones"
+    assert still_works(server, peer)
+
+
 @pytest.mark.parametrize("bad", list(BAD_HELLOS))
 def test_malformed_hello_is_dropped(address, bad):
     """docs/wire.md, set-up: at once, and the server goes on waiting."""

@@ -66,7 +66,7 @@ def abandoned_cycle(address):
 
 @pytest.mark.deadline(300)
 @pytest.mark.parametrize("what, cycles", [
-    (cycle, CYCLES), (failed_cycle, CYCLES // 5), (abandoned_cycle, CYCLES // 2)],
+    (cycle, CYCLES), (failed_cycle, CYCLES // 10), (abandoned_cycle, CYCLES // 2)],
     ids=lambda value: getattr(value, "__name__", ""))
 def test_cycles_end_where_they_began(what, cycles, capfd):
     """1.3 close: every fd, mapping and thread is gone; and the memory."""

@@ -24,9 +24,9 @@ from vchan import (A_SECOND, Address, CONNECTED, Holdings, OurPeer, Task, Vchan,
                    WAITING, pattern, read_exactly, recv_exactly, until)
 
 # The tests set their wires themselves: each runs once (conftest.py).
-pytestmark = [pytest.mark.plain_wire, pytest.mark.deadline(240)]
+pytestmark = [pytest.mark.own_wires, pytest.mark.deadline(240)]
 
-ROUNDS = vchan.scaled(200)
+ROUNDS = vchan.scaled(120)
 SIZE = 1000
 BUSY_LOOP = "while True: pass"
 ORDERS = ["client-first", "server-first", "both-at-once"]

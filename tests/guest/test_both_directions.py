@@ -54,7 +54,7 @@ def test_events_cross_machines(ends, request):
 def test_a_greeting_and_a_close_arrive_whole(ends, request):
     """1.3 close: what was written is delivered."""
     here, there = request.getfixturevalue(ends)
-    data = pattern(3 * PAGE)
+    data = pattern(PAGE)
     there.write(data)
     there("close")
     assert vchan.read_until_end(here) == data
