@@ -593,6 +593,35 @@ static void reader_may_wait_for_more_than_the_packets(void **state)
 
 /* ---- the end ---- */
 
+/* As if so much had gone through before. */
+static void pretend(libvchan_t *chan, uint64_t bytes)
+{
+	struct flow *f = &chan->flow;
+	_Atomic uint64_t *counters[] = { &f->announced, &f->received, &f->accepted, &f->acked,
+					 &f->handed, &f->told, &f->taken };
+
+	for (size_t i = 0; i < sizeof(counters) / sizeof(*counters); i++)
+		atomic_store(counters[i], bytes);
+}
+
+/* The numbers on the wire begin again after 4 GiB. */
+static void counters_wrap(void **state)
+{
+	struct ends *e = *state;
+	const uint64_t start = ((uint64_t)1 << 32) - RING - 100;
+
+	pretend(e->a, start);
+	pretend(e->b, start);
+	for (uint64_t done = 0; done < 4 * RING; done += RING) {
+		assert_int_equal(fill_up(e), RING);
+		assert_int_equal(libvchan_write(e->b, some, RING), RING);
+		assert_int_equal(libvchan_recv(e->b, into, RING), RING);
+		assert_int_equal(libvchan_recv(e->a, into, RING), RING);
+		assert_space_becomes(e->a, RING);
+	}
+	assert_true(e->a->flow.handed > UINT32_MAX && e->a->flow.acked > UINT32_MAX);
+}
+
 static void close_says_so(void **state)
 {
 	struct ends *e = *state;
@@ -813,6 +842,7 @@ static const struct CMUnitTest tests[] = {
 	BULK_TEST(unread_packets_are_bounded),
 	HAND_TEST(who_asks_for_the_count_is_told_at_once),
 	EXACT_TEST(reader_may_wait_for_more_than_the_packets),
+	EXACT_TEST(counters_wrap),
 	HAND_TEST(close_says_so),
 	HAND_TEST(what_came_before_the_end_can_be_read),
 	HAND_TEST(death_amid_a_frame_delivers_what_came),
