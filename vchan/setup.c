@@ -520,13 +520,12 @@ static void attempt_failed(libvchan_t *h, int err)
 	h->trying = false;
 	log_debug(&h->log, "attempt, %s wire: %s", h->attempted == FRAMED ? "framed" : "plain",
 		  strerror(err));
-	if (h->plain >= 0 && (err == ECONNRESET || err == ETIMEDOUT)) {
+	if (h->plain >= 0) {
 		/* A server that has chosen another closes this one, too. */
 		h->settling = true;
 		h->plain_until = clock_now() + PLAIN_MOMENT;
 		return;
 	}
-	close_socket(&h->plain); /* it was not asked: fds or memory are short */
 	if (h->attempted == FRAMED && h->config.wire == WIRE_AUTO && !timed_out(h, clock_now()) &&
 	    (err == ECONNRESET || err == ETIMEDOUT)) {
 		h->attempted = PLAIN;

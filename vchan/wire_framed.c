@@ -225,7 +225,9 @@ static bool send_what_is_due(libvchan_t *h)
 		make_count(h, false);
 	else if (atomic_exchange(&f->ask_count_due, false))
 		make_count(h, true);
-	else if (atomic_load(&f->ack_due) || atomic_load(&f->ask_due))
+	/* Two threads may have seen the same news; it is told once. */
+	else if ((atomic_exchange(&f->ack_due, false) && framed_owes_news(h)) ||
+		 atomic_load(&f->ask_due))
 		make_header(h, 0, false);
 	else
 		return false;
