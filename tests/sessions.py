@@ -73,15 +73,19 @@ class Session:
 BARE = tuple("contract/test_misuse.py::" + name for name in (
     "test_no_fds_left[", "test_no_dev_vsock", "test_no_permission_for_dev_vsock"))
 
+# What a sanitizer could see there it sees elsewhere, too.
+ELSEWHERE = ("contract/test_environment.py", "contract/test_addresses.py",
+             "contract/test_leaks.py", "contract/test_close.py::test_linger_is_ten_seconds")
+
 SESSIONS = (
     Session("native", ("build", "unit", "lab"), minutes=15),
     Session("lab", ("kernel", "contract", "guest"), minutes=25, lab=True),
     # It counts packets, and resets a connection of too many.
     Session("lab, Linux 6.12", ("stall",), minutes=10, lab=True, kernel="6.12"),
-    Session("lab, ASan and UBSan", ("contract",), minutes=18, lab=True,
-            sanitize="address,undefined", scale=0.1),
-    Session("lab, TSan", ("contract",), minutes=18, lab=True,
-            sanitize="thread", scale=0.1, without=BARE),
+    Session("lab, ASan and UBSan", ("contract",), minutes=22, lab=True,
+            sanitize="address,undefined", scale=0.1, without=ELSEWHERE),
+    Session("lab, TSan", ("contract",), minutes=22, lab=True,
+            sanitize="thread", scale=0.1, without=BARE + ELSEWHERE),
 )
 
 # Programs that the tests run kill themselves with these on purpose.
@@ -184,11 +188,14 @@ def chosen(session, paths):
 
 # --- running -----------------------------------------------------------------
 
+def begin(argv, **how):
+    return subprocess.Popen([str(word) for word in argv], cwd=ROOT, stdin=subprocess.DEVNULL,
+                            start_new_session=True, **how)
+
+
 def run(argv, seconds, **how):
     """Run a program with all that it starts; None when time was over."""
-    argv = [str(word) for word in argv]
-    process = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL,
-                               start_new_session=True, **how)
+    process = begin(argv, **how)
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -268,10 +275,45 @@ def selects_nothing(words):
     return done.returncode == NO_TESTS
 
 
+# The lab keeps its own time, and is given a minute to clean up.
+def seconds_of(session):
+    return session.minutes * 60 + 60
+
+
 def run_session(session, words, total, out):
     with total.stage(f"tests: {session.name}"):
-        # The lab keeps its own time, and is given a minute to clean up.
-        status = run(command(session, words, out), session.minutes * 60 + 60)
+        status = run(command(session, words, out), seconds_of(session))
+    take_stock(session, status, total, out)
+
+
+def run_beside(jobs, total):
+    """Sessions at the same time: most of it is waiting.  (session, words, out) each."""
+    logs = [open(out / "log", "w+", encoding="utf-8") for _, _, out in jobs]
+    processes, statuses = [], []
+    try:
+        with total.stage("tests, at the same time: " + "; ".join(job[0].name for job in jobs)):
+            for (session, words, out), log in zip(jobs, logs):
+                processes.append(begin(command(session, words, out), stdout=log,
+                                       stderr=subprocess.STDOUT))
+            late = time.monotonic() + max(seconds_of(job[0]) for job in jobs)
+            for process in processes:
+                try:
+                    statuses.append(process.wait(max(0, late - time.monotonic())))
+                except subprocess.TimeoutExpired:
+                    statuses.append(None)
+    finally:
+        for process in processes:
+            end(process)
+    for (session, _, out), status, log in zip(jobs, statuses, logs):
+        print(f"\n=== what was said: {session.name}", flush=True)
+        log.seek(0)
+        print(log.read(), flush=True)
+        log.close()
+        take_stock(session, status, total, out)
+
+
+def take_stock(session, status, total, out):
+    """What a session that is over has come to."""
     if status == NO_TESTS:
         return
     total.sessions += 1
@@ -374,6 +416,7 @@ def main(words):
     plain_is_built = build(Session("build", (), 10), total)
     if plain_is_built and (TESTS / "programs.py").exists():
         compile_programs(total)
+    beside = []
     for number, session in enumerate(SESSIONS):
         suites = chosen(session, paths)
         if not plain_is_built or not suites:
@@ -385,7 +428,12 @@ def main(words):
             continue
         directory = out / str(number)
         directory.mkdir()
-        run_session(session, selected, total, directory)
+        if session.sanitize:
+            beside.append((session, selected, directory))
+        else:
+            run_session(session, selected, total, directory)
+    if beside:
+        run_beside(beside, total)
 
     if not total.sessions and not total.failures:
         total.fail("all sessions", "no test was selected")

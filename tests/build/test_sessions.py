@@ -135,6 +135,13 @@ exec "$@"
     assert "data race" in output
 
 
+def test_sessions_side_by_side_are_told_and_added_up_one_by_one(run_tests):
+    status, output, last = run_tests("good", "bad", "crash", sanitize="address")
+    assert (status, last) == (1, "2 passed, 2 failed, 0 skipped")
+    told = [output.index(f"what was said: {name}") for name in ("good", "bad", "crash")]
+    assert told == sorted(told) and "three is wrong" in output
+
+
 def test_sanitizer_runs_against_its_own_build():
     session = sessions.Session("x", ("contract",), 1, sanitize="address,undefined")
     assert session.build == "build-address-undefined"
