@@ -238,9 +238,14 @@ static bool take_in_or_wait(libvchan_t *h)
 /* What is in the ring waits for the peer's room: look for news of it. */
 static short await_acknowledgement(libvchan_t *h)
 {
-	if (!wire_unsent(h) || !atomic_load(&h->blocked) || !take_in_or_wait(h))
+	if (!wire_unsent(h) || !atomic_load(&h->blocked))
 		return 0;
-	return wire_unsent(h) && atomic_load(&h->blocked) ? POLLIN : 0;
+	if (!take_in_or_wait(h)) {
+		h->awaits_ack = true;
+		return 0;
+	}
+	h->awaits_ack = wire_unsent(h) && atomic_load(&h->blocked);
+	return h->awaits_ack ? POLLIN : 0;
 }
 
 static int64_t look_every(const libvchan_t *h)
@@ -306,7 +311,7 @@ static void step_open(libvchan_t *h, struct conn_sleep *s)
 	notice_end(h);
 	send_what_is_due(h, s);
 	if (h->framed) {
-		h->waits_for_input = false;
+		h->waits_for_input = h->awaits_ack = false;
 		events |= await_acknowledgement(h);
 		events |= tell_who_asks(h, s);
 	}
@@ -330,7 +335,9 @@ bool conn_has_work(libvchan_t *h)
 		return true;
 	if (!h->look_at && !h->waits_for_input && atomic_load(&h->flow.untold))
 		return true;
-	return wire_unsent(h) && !atomic_load(&h->blocked);
+	/* A caller that tries to send unsets `blocked` for a moment: who looks then
+	 * does not await what he must. */
+	return wire_unsent(h) && !(atomic_load(&h->blocked) && h->awaits_ack);
 }
 
 void conn_flush(libvchan_t *h)

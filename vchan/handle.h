@@ -160,6 +160,7 @@ struct libvchan {
 	atomic_bool idle;          /* the thread sleeps until it is woken */
 	atomic_bool wants_input;   /* another thread was receiving: it shall kick us */
 	bool waits_for_input;      /* the same, as the driver left it */
+	bool awaits_ack;           /* it looks at the input for the peer's room */
 	int64_t look_at;           /* ns; when to look for who asks; 0: never */
 	uint64_t looked_handed;    /* flow.handed then */
 	bool looks;                /* all the time: the program does not */

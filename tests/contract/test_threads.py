@@ -142,7 +142,7 @@ def test_a_signal_handler_runs_in_a_program_that_uses_us(address):
 def test_one_thread_reads_while_another_writes(pair):
     """1.3: one thread reading and one writing at a time."""
     server, client = pair
-    size = 4 << 20
+    size = 1 << 20
     writing = [Task(chan.write, pattern(size)) for chan in pair]
     reading = [Task(vchan.read_exactly, chan, size) for chan in pair]
     assert [task.result() for task in writing] == [size, size]

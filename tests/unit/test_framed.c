@@ -591,6 +591,33 @@ static void reader_may_wait_for_more_than_the_packets(void **state)
 	assert_int_equal(libvchan_recv(e->b, into, 1000), 1000);
 }
 
+/* The thread may look at the very moment when the writer finds out that it must
+ * wait: then nobody was waiting. */
+static void what_gathers_goes_at_every_acknowledgement(void **state)
+{
+	struct ends *e = *state;
+	size_t arrived = 0, written = 0;
+	struct frame f;
+
+	e->a->flow.packets_max = 8;
+	for (int round = 0; round < 5000; round++) {
+		for (int i = 0; i < 8 + round % 16; i++) {
+			assert_int_equal(libvchan_write(e->a, some, 1), 1);
+			if (round % 2)
+				libvchan_data_ready(e->a); /* ends the stream */
+		}
+		written += 8 + (size_t)round % 16;
+		while (arrived < written) {
+			assert_true(is_readable(e->sock, SOON_MS));
+			f = receive_header(e->sock);
+			receive_exactly(e->sock, into, f.length);
+			arrived += f.length;
+			if (f.length)
+				send_frame(e->sock, 0, false, false, (uint32_t)arrived);
+		}
+	}
+}
+
 /* ---- the end ---- */
 
 /* As if so much had gone through before. */
@@ -840,6 +867,7 @@ static const struct CMUnitTest tests[] = {
 	HAND_TEST(who_asks_is_told),
 	HAND_TEST(who_is_short_of_room_asks),
 	BULK_TEST(unread_packets_are_bounded),
+	HAND_TEST(what_gathers_goes_at_every_acknowledgement),
 	HAND_TEST(who_asks_for_the_count_is_told_at_once),
 	EXACT_TEST(reader_may_wait_for_more_than_the_packets),
 	EXACT_TEST(counters_wrap),
