@@ -270,7 +270,6 @@ static bool stop_looking(libvchan_t *h)
 static void look_for_who_asks(libvchan_t *h)
 {
 	uint64_t handed = atomic_load(&h->flow.handed);
-
 	bool taken = take_in_or_wait(h);
 
 	if (atomic_load(&h->flow.asked_us))
@@ -466,16 +465,18 @@ static short room_events(libvchan_t *h)
 
 static void await_peer_room(libvchan_t *h, size_t enough)
 {
+	/* Without an fd to be woken by, look again and again. */
+	bool can_wake = driver_ready_writer(h);
 	struct pollfd p[2] = { { h->room_wake, POLLIN, 0 }, { h->sock, 0, 0 } };
 
 	atomic_store(&h->waiter, pthread_self());
-	atomic_store(&h->writer_waits, true);
+	atomic_store(&h->writer_waits, can_wake);
 	if (wire_unsent(h))
 		conn_flush(h);
 	wire_ask(h);
 	p[1].events = room_events(h);
 	if (wire_room(h) < enough && handle_state(h) == CONNECTED &&
-	    poll(p, 2, atomic_load(&h->starved) ? 1 : -1) > 0) {
+	    poll(p, 2, atomic_load(&h->starved) || !can_wake ? 1 : -1) > 0) {
 		if (p[0].revents)
 			driver_writer_woke(h);
 		if (p[1].revents & POLLRDHUP)

@@ -22,6 +22,8 @@ void driver_await_peer(libvchan_t *h);
 /* Whoever changes the state: wake those callers. */
 void driver_state_changed(libvchan_t *h);
 
+/* The writer: there is a room_wake now.  False: no fd is left. */
+bool driver_ready_writer(libvchan_t *h);
 /* Make room_wake readable, and no more. */
 void driver_wake_writer(libvchan_t *h);
 void driver_writer_woke(libvchan_t *h);

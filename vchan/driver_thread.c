@@ -109,11 +109,9 @@ int driver_start(libvchan_t *h)
 
 	life_enter(&saved);
 	h->wake = fd_above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-	if (h->wake >= 0)
-		h->room_wake = fd_above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 	err = errno;
 	life_leave(&saved);
-	if (h->room_wake >= 0)
+	if (h->wake >= 0)
 		err = create_thread(h);
 	errno = err;
 	return err ? -1 : 0;
@@ -143,6 +141,18 @@ void driver_await_peer(libvchan_t *h)
 void driver_state_changed(libvchan_t *h)
 {
 	syscall(SYS_futex, &h->state, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+bool driver_ready_writer(libvchan_t *h)
+{
+	sigset_t saved;
+
+	if (h->room_wake >= 0)
+		return true;
+	life_enter(&saved);
+	h->room_wake = fd_above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+	life_leave(&saved);
+	return h->room_wake >= 0;
 }
 
 void driver_wake_writer(libvchan_t *h)

@@ -144,7 +144,7 @@ struct libvchan {
 	_Atomic size_t room_seen;  /* this */
 	atomic_bool writer_waits;  /* a thread is in conn_await_room: */
 	_Atomic pthread_t waiter;  /* this */
-	int room_wake;             /* eventfd, to end that */
+	int room_wake;             /* eventfd, to end that; -1 before the first time */
 	atomic_bool sending;       /* it blocks in the kernel; the ring is empty */
 
 	/* The drainer's. */

@@ -279,7 +279,6 @@ size_t framed_drain(libvchan_t *h)
 void framed_unlock(libvchan_t *h)
 {
 	struct flow *f = &h->flow;
-
 	bool again;
 
 	do {
