@@ -83,9 +83,9 @@ SESSIONS = (
     # It counts packets, and resets a connection of too many.
     Session("lab, Linux 6.12", ("stall",), minutes=10, lab=True, kernel="6.12"),
     Session("lab, ASan and UBSan", ("contract",), minutes=22, lab=True,
-            sanitize="address,undefined", scale=0.1, without=ELSEWHERE),
+            sanitize="address,undefined", scale=0.05, without=ELSEWHERE),
     Session("lab, TSan", ("contract",), minutes=22, lab=True,
-            sanitize="thread", scale=0.1, without=BARE + ELSEWHERE),
+            sanitize="thread", scale=0.05, without=BARE + ELSEWHERE),
 )
 
 # Programs that the tests run kill themselves with these on purpose.
