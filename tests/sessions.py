@@ -80,7 +80,7 @@ ELSEWHERE = ("contract/test_environment.py", "contract/test_addresses.py",
 SESSIONS = (
     Session("native", ("build", "unit", "lab"), minutes=15),
     Session("lab", ("kernel", "contract", "guest"), minutes=25, lab=True),
-    # It counts packets, and resets a connection of too many.
+    # Some of its versions count packets, and reset a connection of too many.
     Session("lab, Linux 6.12", ("stall",), minutes=10, lab=True, kernel="6.12"),
     Session("lab, ASan and UBSan", ("contract",), minutes=22, lab=True,
             sanitize="address,undefined", scale=0.05, without=ELSEWHERE),
