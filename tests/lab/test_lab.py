@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+import labkit
+
 HERE = pathlib.Path(__file__).resolve().parent
 LAB = HERE / "lab"
 BYTES = 3_000_000
@@ -123,6 +125,15 @@ def test_kernel_trouble_fails_a_command_that_passes(tmp_path):
     assert b"BUG: a fake one" in done.stderr
     console = next(tmp_path.glob("*console*.txt"))
     assert "BUG: a fake one" in console.read_text()
+
+
+@pytest.mark.parametrize("who, count", [("qemu-system-x86:28552", 1), ("CPU 0/KVM:99", 1),
+                                        ("python3:1", 3), ("vhost-77:78", 3)])
+def test_processor_that_a_guest_holds_is_no_trouble_of_ours(who, count):
+    """Emulation does that now and then; what comes after it counts again."""
+    log = (f"[ 1.0] watchdog: BUG: soft lockup - CPU#0 stuck for 66s! [{who}]\n"
+           "[ 1.1] Call Trace:\n[ 1.2]  <TASK>\n[ 2.0] Call Trace:\n")
+    assert len(labkit.problems(log)) == count
 
 
 def test_machine_that_cannot_boot_fails_twice_and_says_so(tmp_path):
