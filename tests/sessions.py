@@ -62,6 +62,8 @@ class Session:
     without: tuple = ()
     # The kernel of its machine, if not the system's own.
     kernel: str = ""
+    # Runs at the same time as the others of which this is said.
+    beside: bool = False
 
     @property
     def build(self):
@@ -79,13 +81,14 @@ ELSEWHERE = ("contract/test_environment.py", "contract/test_addresses.py",
 
 SESSIONS = (
     Session("native", ("build", "unit", "lab"), minutes=15),
-    Session("lab", ("kernel", "contract", "guest"), minutes=25, lab=True),
+    Session("lab", ("kernel", "contract", "guest"), minutes=30, lab=True),
     # Some of its versions count packets, and reset a connection of too many.
-    Session("lab, Linux 6.12", ("stall",), minutes=10, lab=True, kernel="6.12"),
+    # Its readers mostly sleep.
+    Session("lab, Linux 6.12", ("stall",), minutes=15, lab=True, kernel="6.12", beside=True),
     Session("lab, ASan and UBSan", ("contract",), minutes=22, lab=True,
-            sanitize="address,undefined", scale=0.05, without=ELSEWHERE),
+            sanitize="address,undefined", scale=0.05, without=ELSEWHERE, beside=True),
     Session("lab, TSan", ("contract",), minutes=22, lab=True,
-            sanitize="thread", scale=0.05, without=BARE + ELSEWHERE),
+            sanitize="thread", scale=0.05, without=BARE + ELSEWHERE, beside=True),
 )
 
 # Programs that the tests run kill themselves with these on purpose.
@@ -428,7 +431,7 @@ def main(words):
             continue
         directory = out / str(number)
         directory.mkdir()
-        if session.sanitize:
+        if session.beside:
             beside.append((session, selected, directory))
         else:
             run_session(session, selected, total, directory)

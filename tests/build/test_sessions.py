@@ -136,7 +136,7 @@ exec "$@"
 
 
 def test_sessions_side_by_side_are_told_and_added_up_one_by_one(run_tests):
-    status, output, last = run_tests("good", "bad", "crash", sanitize="address")
+    status, output, last = run_tests("good", "bad", "crash", beside=True)
     assert (status, last) == (1, "2 passed, 2 failed, 0 skipped")
     told = [output.index(f"what was said: {name}") for name in ("good", "bad", "crash")]
     assert told == sorted(told) and "three is wrong" in output
