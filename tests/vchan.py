@@ -535,6 +535,13 @@ def ring_mappings():
         return [line for line in file if "memfd:" in line]
 
 
+def number_in(path, name):
+    """The number behind a name in a file of /proc."""
+    with open(path, encoding="ascii") as file:
+        line = next(line for line in file if line.startswith(name))
+    return int(line.split()[1])
+
+
 @dataclasses.dataclass
 class Holdings:
     """How many fds, threads and ring mappings this process has."""

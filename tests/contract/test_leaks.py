@@ -23,15 +23,8 @@ def no_huge_pages():
     libc.prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0)
 
 
-def number_in(path, name):
-    """The number behind a name in a file of /proc."""
-    with open(path, encoding="ascii") as file:
-        line = next(line for line in file if line.startswith(name))
-    return int(line.split()[1])
-
-
 def resident_kib():
-    return number_in("/proc/self/status", "VmRSS:")
+    return vchan.number_in("/proc/self/status", "VmRSS:")
 
 
 def cycle(address):
@@ -90,23 +83,6 @@ def test_a_channel_costs_one_thread_and_few_fds(address):
     during = Holdings.now()
     assert during.threads - before.threads <= 1
     assert during.fds - before.fds <= 4
-
-
-def test_a_byte_costs_no_huge_page():
-    """1.3: programs have a hundred channels that idle, with rings of any size.
-
-    What a kernel that gives huge pages to shared memory puts behind a mapped page
-    does not show in the process.
-    """
-    count = 10
-    before = number_in("/proc/meminfo", "Shmem:")
-    pairs = [vchan.connected_pair(1 << 16, 1 << 16) for _ in range(count)]
-    for server, client in pairs:
-        client.write(b"x")
-        assert server.recv(1) == b"x"
-        server.write(b"x")
-        assert client.recv(1) == b"x"
-    assert number_in("/proc/meminfo", "Shmem:") - before < 256 * count
 
 
 def test_traffic_costs_no_memory(pair):

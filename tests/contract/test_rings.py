@@ -126,3 +126,20 @@ def test_rings_belong_to_one_handle_only(address):
     one.write(b"x" * 100)
     assert (one.buffer_space, other.buffer_space) == (PAGE - 100, PAGE)
     assert isinstance(other, Vchan)
+
+
+def test_a_byte_costs_no_huge_page():
+    """1.3: programs have a hundred channels that idle, with rings of any size.
+
+    What a kernel that gives huge pages to shared memory puts behind a mapped page
+    does not show in the process.
+    """
+    count = 10
+    before = vchan.number_in("/proc/meminfo", "Shmem:")
+    pairs = [vchan.connected_pair(1 << 16, 1 << 16) for _ in range(count)]
+    for server, client in pairs:
+        client.write(b"x")
+        assert server.recv(1) == b"x"
+        server.write(b"x")
+        assert client.recv(1) == b"x"
+    assert vchan.number_in("/proc/meminfo", "Shmem:") - before < 256 * count
