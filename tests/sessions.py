@@ -200,13 +200,19 @@ def begin(argv, **how):
                             start_new_session=True, **how)
 
 
-def run(argv, seconds, **how):
-    """Run a program with all that it starts; None when time was over."""
-    process = begin(argv, **how)
+def status_of(process, seconds):
+    """Its exit status; None when time was over."""
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
         return None
+
+
+def run(argv, seconds, **how):
+    """Run a program with all that it starts: its status_of."""
+    process = begin(argv, **how)
+    try:
+        return status_of(process, seconds)
     finally:
         end(process)
 
@@ -295,27 +301,22 @@ def run_session(session, words, total, out):
 
 def run_beside(jobs, total):
     """Sessions at the same time: most of it is waiting.  (session, words, out) each."""
-    logs = [open(out / "log", "w+", encoding="utf-8") for _, _, out in jobs]
-    processes, statuses = [], []
+    processes = []
     try:
         with total.stage("tests, at the same time: " + "; ".join(job[0].name for job in jobs)):
-            for (session, words, out), log in zip(jobs, logs):
-                processes.append(begin(command(session, words, out), stdout=log,
-                                       stderr=subprocess.STDOUT))
+            for session, words, out in jobs:
+                with open(out / "log", "wb") as log:
+                    processes.append(begin(command(session, words, out), stdout=log,
+                                           stderr=subprocess.STDOUT))
             late = time.monotonic() + max(seconds_of(job[0]) for job in jobs)
-            for process in processes:
-                try:
-                    statuses.append(process.wait(max(0, late - time.monotonic())))
-                except subprocess.TimeoutExpired:
-                    statuses.append(None)
+            statuses = [status_of(process, max(0, late - time.monotonic()))
+                        for process in processes]
     finally:
         for process in processes:
             end(process)
-    for (session, _, out), status, log in zip(jobs, statuses, logs):
+    for (session, _, out), status in zip(jobs, statuses):
         print(f"\n=== what was said: {session.name}", flush=True)
-        log.seek(0)
-        print(log.read(), flush=True)
-        log.close()
+        print((out / "log").read_text(errors="replace"), flush=True)
         take_stock(session, status, total, out)
 
 

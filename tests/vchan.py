@@ -34,6 +34,9 @@ DISCONNECTED, CONNECTED, WAITING = 0, 1, 2
 PAGE = os.sysconf("SC_PAGE_SIZE")
 CLIENT_RING = 128 * 1024
 CID_LOCAL, CID_HOST, CID_ANY = 1, 2, 0xFFFFFFFF
+# docs/wire.md, set-up: where a client's plain connection comes from that will try
+# the framed port, too.
+OUR_PORTS = range(1 << 31, (1 << 31) + (1 << 16))
 
 # How long something may take that should take no time at all, on an emulated
 # machine that is busy with something else.
@@ -388,20 +391,25 @@ def read_exactly(chan, size):
     return bytes(data)
 
 
-def fill(chan):
-    """Write without blocking until nothing more fits; how many bytes fitted.
+def write_until_full(write):
+    """Write a pattern, without blocking, until nothing more fits; how much did.
 
-    A zero is final only once the kernel takes no more either: two zeros in a
-    row with a moment between them.
+    A zero is final only once the kernel takes no more either: the thread may just
+    be about to hand some over.  So it takes three with a moment between them.
     """
-    chan.set_blocking(False)
     total = zeros = 0
     while zeros < 3:
-        count = chan.write(pattern(PAGE, total))
+        count = write(pattern(PAGE, total))
         total += count
         zeros = 0 if count else zeros + 1
-        if not count:
-            time.sleep(0.02)
+        time.sleep(0 if count else 0.02)
+    return total
+
+
+def fill(chan):
+    """write_until_full to a channel that blocks otherwise."""
+    chan.set_blocking(False)
+    total = write_until_full(chan.write)
     chan.set_blocking(True)
     return total
 

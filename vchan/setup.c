@@ -9,10 +9,10 @@
  * have had no answer, are reset and try again.  Who comes to the plain port is
  * held back for a moment (PLAIN_MOMENT), and as long as there is a candidate: it
  * may be one of ours that came while only one listener was up.  Where it is, its
- * own port tells (OUR_PORTS), and a framed connection of it is waited for, however
- * late its thread may run.  When the
- * connection is chosen, both listeners close before anything else happens, so
- * that a second client is refused and waits for the next server.
+ * own port tells (OUR_PORTS), and its framed connection is waited for as long as
+ * for a hello (HELLO_WAIT).  When the connection is chosen, both listeners close
+ * before anything else happens, so that a second client is refused and waits for
+ * the next server.
  *
  * A client tries the framed port, then the plain one, each time with a fresh
  * socket.  When plain succeeds it tries framed once more, and keeps the plain

@@ -284,9 +284,6 @@ def test_server_that_comes_and_goes(load, place, wires, kind):
 
 # --- one of ours that is late ---------------------------------------------------------
 
-# docs/wire.md, set-up: where a client's plain connection comes from that will try
-# the framed port, too.
-OUR_PORTS = range(1 << 31, (1 << 31) + (1 << 16))
 LONGER_THAN_A_MOMENT_MS = 200
 
 
@@ -294,7 +291,7 @@ def knock_as_ours(place):
     """What a client of ours does when it finds the plain port open."""
     def attempt():
         with contextlib.suppress(OSError):  # taken, or the last one not cleared away
-            return vchan.raw_connect(place.vsock_port, source=random.choice(OUR_PORTS))
+            return vchan.raw_connect(place.vsock_port, source=random.choice(vchan.OUR_PORTS))
     return until(attempt)
 
 
@@ -305,7 +302,7 @@ def test_client_tells_by_its_port_that_it_will_try_frames(place):
         peer, (_cid, port) = listener.accept()
         with peer:
             client.result()
-    assert port in OUR_PORTS
+    assert port in vchan.OUR_PORTS
 
 
 def test_client_of_the_plain_wire_does_not_tell_so(place):
@@ -315,7 +312,7 @@ def test_client_of_the_plain_wire_does_not_tell_so(place):
         peer, (_cid, port) = listener.accept()
         with peer:
             client.result()
-    assert port not in OUR_PORTS
+    assert port not in vchan.OUR_PORTS
 
 
 def test_client_of_ours_is_waited_for_however_late_it_is(place, wires):

@@ -71,6 +71,14 @@ def test_plain_server_in_the_guest(guest, in_guest, port):
     assert peer.raw_recv(5) == b"hello"
 
 
+def test_client_in_the_guest_tells_by_its_port_that_it_will_try_frames(guest, in_guest,
+                                                                     port):
+    """docs/wire.md, set-up: no device between the two changes the port."""
+    with vchan.raw_listen(guest.cid * 65536 + port) as listener:
+        in_guest()("client", 0, port)
+        assert vchan.accept_raw(listener).getpeername()[1] in vchan.OUR_PORTS
+
+
 # --- data -----------------------------------------------------------------------
 
 @pytest.mark.parametrize("size", [16, 100, 129, 200, 400, 600])
