@@ -81,6 +81,7 @@ help:
 	@echo 'make uninstall   take it away again'
 	@echo 'make demo        a real guest and its host talk; see the README'
 	@echo 'make check       all tests, like ./run-tests'
+	@echo 'make bench       what the API costs over a plain socket; see bench/run'
 	@echo 'make unit        the unit tests, as programs in $(BUILD)/unit/'
 	@echo 'make clean       remove what was built'
 	@echo
@@ -142,6 +143,16 @@ $(BUILD)/demo/vchan-demo: demo/demo.c $(LIBRARIES) $(FLAGS)
 
 demo-program: $(BUILD)/demo/vchan-demo
 
+# So is the benchmark.
+BENCH := $(sort $(wildcard bench/*.c))
+
+$(BUILD)/bench/vchan-bench: $(BENCH) bench/bench.h $(LIBRARIES) $(FLAGS)
+	@mkdir -p $(@D)
+	$(say) BENCH $@
+	$(quiet)$(COMPILE) $(LDFLAGS) -o $@ $(BENCH) -L$(BUILD) -l$(NAME) $(LDLIBS)
+
+bench-program: $(BUILD)/bench/vchan-bench
+
 TO_LIB     = $(call quote,$(DESTDIR)$(LIBDIR))
 TO_PC      = $(call quote,$(DESTDIR)$(LIBDIR)/pkgconfig)
 TO_INCLUDE = $(call quote,$(DESTDIR)$(INCLUDEDIR)/$(NAME))
@@ -190,12 +201,18 @@ demo:
 check:
 	$(quiet)./run-tests
 
+bench:
+	$(quiet)tests/setup bench
+	$(quiet)$(MAKE) -s bench-program
+	$(quiet)bench/run --json $(BUILD)/bench/results.json --plot $(BUILD)/bench
+
 clean:
 	$(quiet)rm -rf build build-* $(BUILD)
 
 FORCE:
 
-.PHONY: all help unit demo-program install uninstall demo check clean FORCE
+.PHONY: all help unit demo-program bench-program install uninstall demo check bench \
+	clean FORCE
 .DELETE_ON_ERROR:
 
 -include $(addsuffix .d,$(OBJECTS) $(UNITS) $(BUILD)/demo/vchan-demo)

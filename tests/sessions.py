@@ -84,7 +84,7 @@ PARSING = ("contract/test_framed_peer.py::test_violation",)
 
 SESSIONS = (
     Session("native", ("build", "unit", "lab"), minutes=15),
-    Session("lab", ("kernel", "contract", "guest"), minutes=30, lab=True),
+    Session("lab", ("kernel", "contract", "guest", "bench"), minutes=30, lab=True),
     # Some of its versions count packets, and reset a connection of too many.
     # Its readers mostly sleep.
     Session("lab, Linux 6.12", ("stall",), minutes=15, lab=True, kernel="6.12", beside=True),
@@ -242,7 +242,8 @@ def build(session, total):
 def compile_programs(total):
     """Compile what the tests run: it takes long in an emulated machine."""
     with total.stage("test programs"):
-        if run([sys.executable, "-B", TESTS / "programs.py"], 300) != 0:
+        if (run([sys.executable, "-B", TESTS / "programs.py"], 300) != 0 or
+                run(["make", "-s", "bench-program"], 300) != 0):
             total.fail("test programs", "they do not compile (see above)")
 
 

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The benchmark's program runs twice: as the partner, which obeys, and as the
+ * measurer, which gives the orders and prints what came of them.  They talk over a
+ * plain vsock connection of their own, in these structures; what is measured
+ * has its own channels.
+ */
+#ifndef BENCH_H
+#define BENCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "libvchan.h"
+
+#define RING 65536 /* what programs ask for, bytes */
+#define LARGEST (1u << 20)
+#define MOST_CHANNELS 1000
+#define MOST_SAMPLES 1000
+
+/* Over what the bytes go. */
+enum way {
+	SOCKET,       /* AF_VSOCK with the kernel's own buffer */
+	LARGE_SOCKET, /* the same with the buffer that the library sets */
+	FRAMED,       /* libvchan */
+	PLAIN,        /* libvchan with VCHAN_VSOCK_WIRE=plain */
+	WAYS
+};
+
+enum what {
+	ROUND_TRIP,        /* blocking: send, receive */
+	POLLED_ROUND_TRIP, /* as programs do it that have more fds than one */
+	STREAM_WRITE,      /* libvchan_write and libvchan_read */
+	STREAM_SEND,       /* libvchan_send and libvchan_read */
+	QREXEC,            /* a header, then a payload, as much as there is room for */
+	SET_UP,            /* open, a byte each way, close */
+	LONE,              /* one message after a pause, then no call for a while */
+	BURST,             /* several in a row, then no call for a while */
+	IDLE,              /* many open channels in which nothing happens */
+	BUSY,              /* many streams at once */
+	WHATS
+};
+
+struct order {
+	uint32_t what, way;
+	uint32_t size;     /* of a message, bytes */
+	uint32_t inward;   /* streams: the partner writes */
+	uint64_t count;    /* messages, or channels */
+	uint32_t channels; /* BUSY */
+	uint32_t ms;       /* BUSY, IDLE: for so long */
+	int32_t port;      /* the first vchan port to use */
+};
+
+struct report {
+	int32_t error;     /* errno that ended it; 0: none */
+	uint32_t reserved;
+	uint64_t ns;       /* on the clock */
+	uint64_t cpu_ns;   /* of the process, user and system */
+	uint64_t median, most; /* LONE, BURST: ns */
+	uint64_t bytes, least; /* BUSY: through all channels, through the slowest */
+	int64_t resident, fds, switches; /* IDLE: for all channels */
+};
+
+/* One end of a channel; `sock` is -1 when it is a vchan. */
+struct end {
+	int sock;
+	libvchan_t *vchan;
+};
+
+/* Which end we are, from the command line. */
+struct self {
+	bool is_partner;
+	uint32_t cid;      /* the partner's */
+	int domain;        /* the other one's */
+	int control;       /* the connection for orders and reports */
+};
+
+/* ---- ends.c: channels.  -1 and errno on failure. ---- */
+
+/* The partner: be ready for one that connects; *port for plain sockets. */
+int end_serve(struct end *e, const struct self *self, const struct order *o,
+	      unsigned number, uint32_t *port);
+/* ... and it has come. */
+int end_accept(struct end *e);
+int end_connect(struct end *e, const struct self *self, const struct order *o,
+		unsigned number, uint32_t port);
+void end_close(struct end *e);
+
+/* All of it, blocking: 0 or -1. */
+int end_write(struct end *e, const void *data, size_t size);
+int end_send(struct end *e, const void *data, size_t size);
+int end_recv(struct end *e, void *data, size_t size);
+/* What there is, blocking, up to `size`: the bytes; 0: the end. */
+ssize_t end_read(struct end *e, void *data, size_t size);
+/* All of it, with poll before each call that would block. */
+int end_recv_polled(struct end *e, void *data, size_t size);
+
+/* A header and a payload of at most `size` bytes, as qrexec sends and receives
+ * them: the bytes of payload. */
+ssize_t end_send_message(struct end *e, const void *data, size_t size);
+ssize_t end_recv_message(struct end *e, void *data, size_t size);
+
+/* Plain sockets, also for the orders. */
+int socket_listen(uint32_t *port, bool large);
+int socket_connect(uint32_t cid, uint32_t port, bool large);
+int socket_send(int fd, const void *data, size_t size);
+int socket_recv(int fd, void *data, size_t size);
+
+/* ---- cases.c: what is measured, at both ends ---- */
+
+uint64_t now_ns(void);
+/* Runs it; the partner has answered with its port already where there is one.
+ * In *r what this end saw. */
+void run_case(const struct self *self, const struct order *o, struct report *r);
+
+#endif
