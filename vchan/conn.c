@@ -42,11 +42,14 @@
 
 #define GATHER (200 * CLOCK_US)
 #define RETRY_SOON (20 * CLOCK_MS)
+#define HELP_MS 100
 /* How soon a peer that asks for room is heard when the program reads without
- * receiving; with a large window it hardly waits for so little. */
+ * receiving; with a large window it hardly waits for so little.  So long as the
+ * program receives, and hears it, the pauses grow up to LOOK_RARELY times that. */
 #define LARGE_WINDOW (64u << 10)
 #define LOOK_EXACT (2 * CLOCK_MS)
 #define LOOK_LARGE (20 * CLOCK_MS)
+#define LOOK_RARELY 5
 
 /* ---- the lock of the events, for the driver ---- */
 
@@ -178,9 +181,31 @@ static bool has_room_news(libvchan_t *h)
 	       atomic_exchange(&h->want_room, false);
 }
 
+/* When the handle is closed nobody else is in a call any more, but a send that
+ * exit() has stopped may hold the lock for good, at a place in the stream that
+ * nobody knows; somebody who only helps at exit soon gives it back. */
+static bool lock_to_drain(libvchan_t *h)
+{
+	const struct timespec pause = { 0, CLOCK_MS };
+
+	if (!atomic_load(&h->closing)) {
+		pthread_mutex_lock(&h->draining);
+		return true;
+	}
+	for (int i = 0; i < HELP_MS; i++) {
+		if (pthread_mutex_trylock(&h->draining) == 0)
+			return true;
+		nanosleep(&pause, NULL);
+	}
+	return false;
+}
+
 static void drain(libvchan_t *h)
 {
-	pthread_mutex_lock(&h->draining);
+	if (!lock_to_drain(h)) {
+		atomic_store(&h->dead, true);
+		return;
+	}
 	wire_drain(h);
 	wire_unlock(h);
 	/* It may have looked while the kernel seemed to have room. */
@@ -253,6 +278,15 @@ static int64_t look_every(const libvchan_t *h)
 	return h->flow.rx_window < LARGE_WINDOW ? LOOK_EXACT : LOOK_LARGE;
 }
 
+static int64_t longer(const libvchan_t *h)
+{
+	int64_t twice = 2 * h->look_pause, most = LOOK_RARELY * look_every(h);
+
+	if (atomic_load(&h->flow.asked_us))
+		return look_every(h);
+	return twice < most ? twice : most;
+}
+
 /* The peer is told.  Or is it? */
 static bool stop_looking(libvchan_t *h)
 {
@@ -267,35 +301,44 @@ static bool stop_looking(libvchan_t *h)
 	return false;
 }
 
+static void look_later(libvchan_t *h, uint64_t handed, int64_t pause)
+{
+	h->looked_handed = handed;
+	h->looked_receipts = atomic_load(&h->flow.receipts);
+	h->look_pause = pause;
+	h->look_at = clock_now() + pause;
+}
+
 static void look_for_who_asks(libvchan_t *h)
 {
 	uint64_t handed = atomic_load(&h->flow.handed);
-	bool taken = take_in_or_wait(h);
+	bool active = handed != h->looked_handed &&
+		      atomic_load(&h->flow.receipts) != h->looked_receipts;
 
-	if (atomic_load(&h->flow.asked_us))
-		wire_acknowledge(h);
-	if (!taken) {
+	/* A program that receives hears who asks. */
+	if (!active && stop_looking(h))
+		return;
+	if (!active && !take_in_or_wait(h)) {
 		h->look_at = 0;
 		h->looks = false;
-		return;
+	} else {
+		/* One that reads is left alone for a while. */
+		h->looks = handed == h->looked_handed;
+		look_later(h, handed, active ? longer(h) : look_every(h));
 	}
-	/* A program that reads is left alone for a while. */
-	h->looks = handed == h->looked_handed;
-	h->looked_handed = handed;
-	h->look_at = clock_now() + look_every(h);
+	if (atomic_load(&h->flow.asked_us))
+		wire_acknowledge(h);
 }
 
 /* Our program has had something, and the peer may ask after that. */
 static short tell_who_asks(libvchan_t *h, struct conn_sleep *s)
 {
-	if (!atomic_load(&h->flow.untold) || h->waits_for_input || stop_looking(h))
+	if (!atomic_load(&h->flow.untold) || h->waits_for_input)
 		return 0;
-	if (!h->look_at) {
-		h->looked_handed = atomic_load(&h->flow.handed);
-		h->look_at = clock_now() + look_every(h);
-	} else if (h->looks || clock_now() >= h->look_at) {
+	if (!h->look_at)
+		look_later(h, atomic_load(&h->flow.handed), look_every(h));
+	else if (h->looks || clock_now() >= h->look_at)
 		look_for_who_asks(h);
-	}
 	if (h->looks)
 		return POLLIN;
 	if (h->look_at && h->look_at < s->until)
@@ -316,7 +359,9 @@ static void step_open(libvchan_t *h, struct conn_sleep *s)
 	}
 	if (handle_state(h) == CONNECTED)
 		events |= POLLRDHUP;
+	s->patient = h->gathered;
 	if (wire_unsent(h) && atomic_load(&h->stalled)) {
+		s->patient = true;
 		if (!atomic_load(&h->starved))
 			events |= POLLOUT;
 		/* No event tells of memory that is free again, nor, on a full
@@ -386,9 +431,11 @@ bool conn_may_receive(libvchan_t *h)
 void conn_stop_receiving(libvchan_t *h)
 {
 	conn_leave_socket(h);
-	/* When the ring was full, or a wait in another thread could not take in
-	 * what it was told of, the socket may hold data of which no edge will
-	 * tell: say so once there is room. */
+	conn_tell_of_more(h);
+}
+
+void conn_tell_of_more(libvchan_t *h)
+{
 	if (atomic_load(&h->more) && wire_in_room(h) && atomic_exchange(&h->more, false))
 		conn_raise(h);
 }
@@ -526,6 +573,7 @@ bool conn_step(libvchan_t *h, struct conn_sleep *s)
 		before = handle_state(h);
 		s->count = 0;
 		s->until = CLOCK_NEVER;
+		s->patient = false;
 		if (before == WAITING && !atomic_load(&h->closing))
 			setup_step_waiting(h, s);
 		else if (before == CONNECTING && !atomic_load(&h->closing))

@@ -25,6 +25,7 @@ struct conn_sleep {
 	struct pollfd fds[CONN_FDS];
 	unsigned count;
 	int64_t until; /* ns, CLOCK_NEVER */
+	bool patient;  /* what comes into the write ring can wait for that */
 };
 
 void conn_watch(struct conn_sleep *s, int fd, short events);
@@ -57,7 +58,11 @@ bool conn_may_receive(libvchan_t *h);
 void conn_data_came(libvchan_t *h);
 void conn_received(libvchan_t *h, bool tell);
 void conn_stop_receiving(libvchan_t *h);
-/* The same, but without an event for what is left in the socket. */
+/* When the ring was full, or a wait in another thread could not take in what it
+ * was told of, the socket may hold data of which no edge will tell: this says so
+ * once there is room. */
+void conn_tell_of_more(libvchan_t *h);
+/* As conn_stop_receiving, but without an event for what is left in the socket. */
 void conn_leave_socket(libvchan_t *h);
 /* All of that, for a thread that wants room, not data.  False: another thread
  * is receiving. */

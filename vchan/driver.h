@@ -9,13 +9,23 @@
 
 #include "handle.h"
 
-/* -1: EMFILE, ENFILE, ENOMEM, EAGAIN. */
+/* First of all: -1 with EMFILE, ENFILE, ENOMEM. */
+int driver_open(libvchan_t *h);
+/* A caller, before driver_start: drive until it is connected, or never will be. */
+void driver_connect(libvchan_t *h);
+/* -1: ENOMEM, EAGAIN. */
 int driver_start(libvchan_t *h);
 /* Returns when what was written has been handed over, or linger_until is over. */
 void driver_stop(libvchan_t *h);
 
+/* Ends the driver's sleep, if it is one that somebody has to end. */
+void driver_wake(libvchan_t *h);
 /* A caller: there is something for conn_step to do. */
-void driver_kick(libvchan_t *h);
+static inline void driver_kick(libvchan_t *h)
+{
+	if (atomic_load(&h->idle))
+		driver_wake(h);
+}
 
 /* A caller: block until the state is neither WAITING nor CONNECTING. */
 void driver_await_peer(libvchan_t *h);

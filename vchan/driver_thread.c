@@ -3,9 +3,10 @@
  * The connection thread.  It sleeps in poll on its eventfd and on the one fd
  * that conn_step names.
  *
- * Nobody pays for waking it while it is awake: it sets `idle`, looks at the
- * write ring again, then sleeps; a writer puts into the ring, then looks at
- * `idle`.  All four are sequentially consistent, so one sees the other.
+ * Nobody pays for waking it while it is awake, or soon will be (conn_sleep's
+ * `patient`): else it sets `idle`, looks at the write ring again, then sleeps; a
+ * writer puts into the ring, then looks at `idle`.  All four are sequentially
+ * consistent, so one sees the other.
  */
 #define _GNU_SOURCE
 #include "driver.h"
@@ -61,8 +62,8 @@ static void sleep_until(libvchan_t *h, const struct conn_sleep *s)
 	struct timespec left = time_left(s->until);
 
 	memcpy(fds + 1, s->fds, s->count * sizeof *fds);
-	if (s->until == CLOCK_NEVER && !(s->count && (s->fds[0].events & POLLOUT))) {
-		/* Only from this sleep must somebody wake us for new work. */
+	if (!s->patient) {
+		/* Only from such a sleep must somebody wake us for new work. */
 		atomic_store(&h->idle, true);
 		if (conn_has_work(h)) {
 			atomic_store(&h->idle, false);
@@ -85,6 +86,21 @@ static void *drive(void *handle)
 	return NULL;
 }
 
+void driver_connect(libvchan_t *h)
+{
+	struct conn_sleep s;
+	struct timespec left;
+	sigset_t saved;
+
+	/* As in the thread; only while it sleeps may a handler run. */
+	signals_block(&saved);
+	while (conn_step(h, &s) && handle_state(h) == CONNECTING) {
+		left = time_left(s.until);
+		ppoll(s.fds, s.count, s.until == CLOCK_NEVER ? NULL : &left, &saved);
+	}
+	signals_restore(&saved);
+}
+
 static int create_thread(libvchan_t *h)
 {
 	pthread_attr_t attr;
@@ -102,7 +118,7 @@ static int create_thread(libvchan_t *h)
 	return err;
 }
 
-int driver_start(libvchan_t *h)
+int driver_open(libvchan_t *h)
 {
 	sigset_t saved;
 	int err;
@@ -111,8 +127,14 @@ int driver_start(libvchan_t *h)
 	h->wake = fd_above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 	err = errno;
 	life_leave(&saved);
-	if (h->wake >= 0)
-		err = create_thread(h);
+	errno = err;
+	return h->wake < 0 ? -1 : 0;
+}
+
+int driver_start(libvchan_t *h)
+{
+	int err = create_thread(h);
+
 	errno = err;
 	return err ? -1 : 0;
 }
@@ -124,9 +146,9 @@ void driver_stop(libvchan_t *h)
 	pthread_join(h->thread, NULL);
 }
 
-void driver_kick(libvchan_t *h)
+void driver_wake(libvchan_t *h)
 {
-	if (atomic_load(&h->idle) && atomic_exchange(&h->idle, false))
+	if (atomic_exchange(&h->idle, false))
 		signal_eventfd(h->wake);
 }
 

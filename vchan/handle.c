@@ -51,10 +51,21 @@ libvchan_t *handle_new(void)
 /* One send of so much goes through a smaller ring too (the framed wire). */
 #define OUT_LEAST ((size_t)128 << 10)
 
+#define SMALL_WRITE_MOST ((size_t)8192)
+
 /* Room for a window of payload, and always for the headers between. */
 static size_t in_memory(size_t ring)
 {
 	return (size_t)frame_window((uint32_t)ring) + 1;
+}
+
+/* Often there is one of the right size already. */
+static int open_ring(struct ring *r, size_t min)
+{
+	if (r->base && r->size == ring_size_for(min))
+		return 0;
+	ring_free(r);
+	return ring_init(r, min);
 }
 
 int handle_open_rings(libvchan_t *h, size_t read_min, size_t write_min)
@@ -65,13 +76,12 @@ int handle_open_rings(libvchan_t *h, size_t read_min, size_t write_min)
 		errno = EINVAL;
 		return -1;
 	}
-	ring_free(&h->in);
-	ring_free(&h->out);
 	h->in_size = in;
 	h->out_size = out;
-	if (ring_init(&h->in, in_memory(in)) < 0)
+	h->small_write = out / 4 < SMALL_WRITE_MOST ? out / 4 : SMALL_WRITE_MOST;
+	if (open_ring(&h->in, in_memory(in)) < 0)
 		return -1;
-	return ring_init(&h->out, out < OUT_LEAST ? OUT_LEAST : out);
+	return open_ring(&h->out, out < OUT_LEAST ? OUT_LEAST : out);
 }
 
 /* The mutexes stay: with the GNU libc there is nothing in them to free, and a

@@ -3,13 +3,15 @@
  * The handle: who owns which part of it.
  *
  *   reader   the thread in read, recv, data_ready.  Holds `reading`, also
- *            while it sleeps in the kernel.  Owns the read ring.
+ *            while it sleeps in the kernel.  Takes from the read ring, for which
+ *            it needs no lock; into it puts whoever holds `reading`.
  *   writer   the thread in write, send, buffer_space.  Puts into the write
  *            ring, without a lock.  May send to the socket itself only while
  *            that ring is empty, which only the writer can change.
  *   drainer  whoever holds `draining`: takes from the write ring and sends.
  *            The connection thread, or a caller that needs it done now.
- *   driver   the connection thread: listeners, connecting sockets, retries.
+ *   driver   the connection thread, or the caller of libvchan_client_init until
+ *            it is connected: listeners, connecting sockets, retries.
  *
  * On the framed wire every send is a drainer's, also the writer's direct one,
  * and whoever waits for room takes input in: the writer or the driver may hold
@@ -59,6 +61,12 @@ struct batch {
 	uint32_t packets;
 };
 
+/* Headers that are to be sent: */
+#define DUE_ASK 1u       /* for an acknowledgement; */
+#define DUE_ACK 2u       /* with one; */
+#define DUE_ASK_COUNT 4u /* for what the peer has taken in; */
+#define DUE_COUNT 8u     /* with what we have */
+
 /* The framed wire's.  Counters are bytes of payload since the connection. */
 struct flow {
 	/* Fixed when connected. */
@@ -79,6 +87,7 @@ struct flow {
 	uint32_t left;              /* of the frame that is being received */
 	unsigned char part[FRAME_HEADER]; /* of the next header ... */
 	unsigned part_len;          /* ... so much is here */
+	_Atomic unsigned receipts;  /* how often somebody has looked at the socket */
 
 	/* The writer's. */
 	_Atomic uint64_t accepted;
@@ -91,8 +100,7 @@ struct flow {
 	_Atomic uint64_t taken;     /* the peer has taken in, at least */
 	atomic_bool asked;          /* we have asked for an acknowledgement */
 	atomic_bool counting;       /* we have asked how much it has taken in */
-	atomic_bool ask_due, ack_due; /* to be sent by whoever can */
-	atomic_bool ask_count_due, count_due; /* the same */
+	_Atomic unsigned due;       /* DUE_*, to be sent by whoever can */
 	atomic_bool asked_us;       /* the peer has asked */
 	atomic_bool untold;         /* the driver knows that the peer may ask */
 };
@@ -124,14 +132,16 @@ struct libvchan {
 	struct flow flow;
 	size_t in_size, out_size;  /* the rings as the API has them, in bytes; the
 	                            * memory may be more */
+	size_t small_write;        /* larger ones gain nothing by gathering */
 
-	/* The reader's, under `reading`. */
+	/* The reader's; all but taking from the ring under `reading`. */
 	pthread_mutex_t reading;
 	_Atomic pthread_t receiver; /* who holds it */
 	struct ring in;
 	bool eof;                  /* nothing will ever come again */
 	bool fresh;                /* wait has just filled the read ring */
-	atomic_bool more;          /* the socket may hold what the ring could not */
+	bool ahead;                /* the last small read found more than it wanted */
+	atomic_bool more;          /* the socket may hold more than was asked of it */
 	atomic_bool capped;        /* data_ready told of less than there is */
 	atomic_bool taken;         /* data was received since the last wait */
 	atomic_bool waiting;       /* a thread is in wait, or about to sleep there */
@@ -162,7 +172,9 @@ struct libvchan {
 	bool waits_for_input;      /* the same, as the driver left it */
 	bool awaits_ack;           /* it looks at the input for the peer's room */
 	int64_t look_at;           /* ns; when to look for who asks; 0: never */
-	uint64_t looked_handed;    /* flow.handed then */
+	int64_t look_pause;        /* ns; the last time until then */
+	uint64_t looked_handed;    /* flow.handed then, */
+	unsigned looked_receipts;  /* and flow.receipts */
 	bool looks;                /* all the time: the program does not */
 	int listeners[2];          /* WAITING; by enum wire_kind; -1: none */
 	struct candidate candidates[CANDIDATES]; /* of a client, the first */

@@ -103,7 +103,7 @@ static int open_rings(libvchan_t *h, size_t read_min, size_t write_min)
 	sigset_t saved;
 	int ret, err;
 
-	life_enter(&saved); /* it opens an fd for a moment */
+	life_enter(&saved); /* it may open an fd for a moment */
 	ret = handle_open_rings(h, read_min, write_min);
 	err = errno;
 	life_leave(&saved);
@@ -132,9 +132,12 @@ static int open_events(libvchan_t *h)
 
 static int open_inside(libvchan_t *h, size_t read_min, size_t write_min)
 {
-	if (open_rings(h, read_min, write_min) < 0)
+	if (open_rings(h, read_min, write_min) < 0 || open_events(h) < 0)
 		return -1;
-	return open_events(h);
+	if (driver_open(h) == 0)
+		return 0;
+	log_error(&h->log, "eventfd: %s", log_reason(errno).text);
+	return -1;
 }
 
 /* A handle with all but its socket and its driver. */
@@ -197,7 +200,8 @@ libvchan_t *handle_adopt(int sock, size_t read_min, size_t write_min, bool frame
 	return start(h);
 }
 
-static libvchan_t *connect_to(const char *call, int domain, int port)
+/* A handle that wants to be driven. */
+static libvchan_t *prepare_client(const char *call, int domain, int port)
 {
 	libvchan_t *h = prepare(false, call, domain, port);
 
@@ -209,7 +213,7 @@ static libvchan_t *connect_to(const char *call, int domain, int port)
 		log_error(&h->log, "vsock socket: %s", log_reason(errno).text);
 		return discard(h);
 	}
-	return start(h);
+	return h;
 }
 
 EXPORT libvchan_t *libvchan_client_init_async(int domain, int port, EVTCHN *watch_fd)
@@ -220,7 +224,9 @@ EXPORT libvchan_t *libvchan_client_init_async(int domain, int port, EVTCHN *watc
 		errno = EINVAL;
 		return NULL;
 	}
-	h = connect_to("libvchan_client_init_async", domain, port);
+	h = prepare_client("libvchan_client_init_async", domain, port);
+	if (h)
+		h = start(h);
 	if (!h)
 		return NULL;
 	*watch_fd = h->events.epoll;
@@ -264,18 +270,13 @@ EXPORT int libvchan_client_init_async_finish(libvchan_t *h, bool blocking)
 
 EXPORT libvchan_t *libvchan_client_init(int domain, int port)
 {
-	libvchan_t *h = connect_to("libvchan_client_init", domain, port);
-	int err;
+	libvchan_t *h = prepare_client("libvchan_client_init", domain, port);
 
 	if (!h)
 		return NULL;
-	driver_await_peer(h);
-	if (finish(h) == 0)
-		return h;
-	err = errno;
-	libvchan_close(h);
-	errno = err;
-	return NULL;
+	/* Nobody has to be woken for each step when we take them ourselves. */
+	driver_connect(h);
+	return finish(h) == 0 ? start(h) : discard(h);
 }
 
 EXPORT void libvchan_close(libvchan_t *h)

@@ -6,39 +6,6 @@
 
 #include "vsock.h"
 
-bool wire_unsent(libvchan_t *h)
-{
-	enum state s = handle_state(h);
-
-	return (s == CONNECTED || s == DISCONNECTED) && !atomic_load(&h->dead) &&
-	       (ring_fill(&h->out) > 0 || atomic_load(&h->flow.head_left));
-}
-
-bool wire_is_stuck(libvchan_t *h)
-{
-	return atomic_load(&h->stalled) || atomic_load(&h->blocked);
-}
-
-size_t wire_room(const libvchan_t *h)
-{
-	size_t fill = ring_fill(&h->out);
-
-	if (handle_is_framed(h))
-		return framed_room(h);
-	return fill < h->out_size ? h->out_size - fill : 0;
-}
-
-void wire_put(libvchan_t *h, const void *data, size_t n)
-{
-	atomic_fetch_add(&h->flow.accepted, n);
-	ring_put(&h->out, data, n);
-}
-
-size_t wire_send_most(const libvchan_t *h)
-{
-	return handle_is_framed(h) ? h->out.size : h->out_size;
-}
-
 ssize_t wire_sent(libvchan_t *h, ssize_t n)
 {
 	bool starved = n < 0 && (errno == ENOBUFS || errno == ENOMEM) &&
@@ -104,41 +71,23 @@ ssize_t wire_received(libvchan_t *h, bool gone, ssize_t n)
 	return -1;
 }
 
-size_t wire_in_room(const libvchan_t *h)
+void wire_deal_out(libvchan_t *h, char *data, size_t size, const char *got, size_t n)
 {
-	size_t fill = ring_fill(&h->in);
-
-	if (handle_is_framed(h))
-		return ring_room(&h->in);
-	return fill < h->in_size ? h->in_size - fill : 0;
+	h->ahead = n > size;
+	if (n > size)
+		ring_put(&h->in, got + size, n - size);
+	memcpy(data, got, n < size ? n : size);
 }
 
-static ssize_t plain_recv(libvchan_t *h, void *data, size_t size, bool wait)
+ssize_t wire_taken(libvchan_t *h, char *data, size_t size, size_t n)
 {
-	bool gone = handle_state(h) == DISCONNECTED;
-	struct iovec to[2];
-	size_t pieces = 1, room = 0;
-	ssize_t n;
-
-	to[0].iov_base = data;
-	to[0].iov_len = size;
-	if (size < SMALL_READ) {
-		room = wire_in_room(h);
-		to[pieces].iov_base = ring_room_at(&h->in);
-		to[pieces++].iov_len = room;
-	}
-	n = wire_received(h, gone, vsock_recv(h->sock, to, pieces, wait && !gone));
-	if (n <= (ssize_t)size)
-		return n;
-	ring_added(&h->in, (size_t)n - size);
-	if ((size_t)n == size + room)
-		atomic_store(&h->more, true);
-	return (ssize_t)size;
-}
-
-ssize_t wire_recv(libvchan_t *h, void *data, size_t size, bool wait)
-{
-	return h->framed ? framed_recv(h, data, size, wait) : plain_recv(h, data, size, wait);
+	if (n == 0)
+		return h->eof ? -1 : 0;
+	h->ahead = n > size;
+	if (n > size)
+		n = size;
+	ring_get(&h->in, data, n);
+	return (ssize_t)n;
 }
 
 static size_t plain_pull(libvchan_t *h, bool wait)
@@ -163,19 +112,59 @@ static size_t plain_pull(libvchan_t *h, bool wait)
 	return (size_t)n;
 }
 
+/* A small read, as wire_recv, with a little more. */
+static ssize_t recv_near(libvchan_t *h, char *data, size_t size, bool wait)
+{
+	bool gone = handle_state(h) == DISCONNECTED;
+	char near[COPIED_READ + NEAR_MORE];
+	struct iovec to = { near, size + NEAR_MORE };
+	ssize_t n = wire_received(h, gone, vsock_recv(h->sock, &to, 1, wait && !gone));
+
+	if (n <= 0)
+		return n;
+	wire_deal_out(h, data, size, near, (size_t)n);
+	if ((size_t)n == to.iov_len)
+		plain_pull(h, false);
+	return (size_t)n < size ? n : (ssize_t)size;
+}
+
+static ssize_t plain_recv(libvchan_t *h, void *data, size_t size, bool wait)
+{
+	bool gone = handle_state(h) == DISCONNECTED;
+	struct iovec to[2];
+	size_t pieces = 1, room = 0;
+	ssize_t n;
+
+	if (size <= COPIED_READ)
+		return h->ahead ? wire_taken(h, data, size, plain_pull(h, wait)) :
+				  recv_near(h, data, size, wait);
+
+	to[0].iov_base = data;
+	to[0].iov_len = size;
+	if (size < SMALL_READ) {
+		room = wire_in_room(h);
+		to[pieces].iov_base = ring_room_at(&h->in);
+		to[pieces++].iov_len = room;
+	}
+	n = wire_received(h, gone, vsock_recv(h->sock, to, pieces, wait && !gone));
+	if (n <= (ssize_t)size)
+		return n;
+	ring_added(&h->in, (size_t)n - size);
+	if ((size_t)n == size + room)
+		atomic_store(&h->more, true);
+	return (ssize_t)size;
+}
+
+ssize_t wire_recv(libvchan_t *h, void *data, size_t size, bool wait)
+{
+	return h->framed ? framed_recv(h, data, size, wait) : plain_recv(h, data, size, wait);
+}
+
 size_t wire_pull(libvchan_t *h, bool wait)
 {
 	if (h->eof)
 		return 0;
 	return h->framed ? framed_pull(h, wait) : plain_pull(h, wait);
-}
-
-void wire_handed(libvchan_t *h, size_t n)
-{
-	if (!handle_is_framed(h))
-		return;
-	atomic_fetch_add(&h->flow.handed, n);
-	framed_tell(h);
 }
 
 void wire_tell(libvchan_t *h)

@@ -17,19 +17,11 @@
 /* Reads of less than this also fill the read ring: a system call for a handful
  * of bytes costs more than copying them twice.  Larger ones are not worth it. */
 #define SMALL_READ 16384
-
-/* Anybody: is there anything that the peer might still get? */
-bool wire_unsent(libvchan_t *h);
-
-/* Anybody: sending is of no use until the kernel or the peer has room. */
-bool wire_is_stuck(libvchan_t *h);
-
-/* The writer: the bytes that may be put now. */
-size_t wire_room(const libvchan_t *h);
-/* The writer: n bytes, for which there is memory, go into the write ring. */
-void wire_put(libvchan_t *h, const void *data, size_t n);
-/* The most that one libvchan_send may have. */
-size_t wire_send_most(const libvchan_t *h);
+/* Even smaller ones are copied once more, with up to NEAR_MORE that may lie behind.
+ * Only when there was more has the read ring anything to do: a ring that is not
+ * touched costs no memory. */
+#define COPIED_READ 4096
+#define NEAR_MORE 256
 
 /* The drainer: send what lies in the write ring.  Returns the number of bytes
  * that went: all that lay there, unless it is stuck or `dead` now. */
@@ -51,15 +43,7 @@ ssize_t wire_recv(libvchan_t *h, void *data, size_t size, bool wait);
 /* The receiver: receive what there is into the read ring; the number of bytes. */
 size_t wire_pull(libvchan_t *h, bool wait);
 
-/* Anybody: what the read ring may take in. */
-size_t wire_in_room(const libvchan_t *h);
-
-/* Anybody, after receiving: has the peer made room since this was last asked? */
-bool wire_made_room(libvchan_t *h);
-
-/* The reader: its program has had n bytes. */
-void wire_handed(libvchan_t *h, size_t n);
-/* Anybody: tell the peer of that, if it should know by now. */
+/* Anybody: tell the peer what its program has had, if it should know by now. */
 void wire_tell(libvchan_t *h);
 
 /* Anybody: tell the peer now. */
@@ -82,14 +66,112 @@ ssize_t wire_sent(libvchan_t *h, ssize_t n);
 /* Takes what recvmsg(2) returned: n, or 0 when there is nothing now, or -1. */
 ssize_t wire_received(libvchan_t *h, bool gone, ssize_t n);
 
+/* The receiver, of a read of `size` bytes: the n bytes that came for it, and what is
+ * too much into the read ring; or n of them lie there already, as wire_recv. */
+void wire_deal_out(libvchan_t *h, char *data, size_t size, const char *got, size_t n);
+ssize_t wire_taken(libvchan_t *h, char *data, size_t size, size_t n);
+
 void framed_unlock(libvchan_t *h);
-size_t framed_room(const libvchan_t *h);
 size_t framed_drain(libvchan_t *h);
 ssize_t framed_send(libvchan_t *h, const void *data, size_t size);
 ssize_t framed_recv(libvchan_t *h, void *data, size_t size, bool wait);
 size_t framed_pull(libvchan_t *h, bool wait);
 void framed_tell(libvchan_t *h);
+
+/* ---- inline, as each message passes through them ---- */
+
+/* Anybody: is there anything that the peer might still get? */
+static inline bool wire_unsent(const libvchan_t *h)
+{
+	enum state s = handle_state(h);
+
+	return (ring_fill(&h->out) > 0 || atomic_load(&h->flow.head_left)) &&
+	       (s == CONNECTED || s == DISCONNECTED) && !atomic_load(&h->dead);
+}
+
+/* Anybody: sending is of no use until the kernel or the peer has room. */
+static inline bool wire_is_stuck(const libvchan_t *h)
+{
+	return atomic_load(&h->stalled) || atomic_load(&h->blocked);
+}
+
+static inline size_t framed_room(const libvchan_t *h)
+{
+	/* In this order: an acknowledgement meanwhile makes it too small. */
+	uint64_t acked = atomic_load(&h->flow.acked);
+	uint64_t unread = atomic_load(&h->flow.accepted) - acked;
+	size_t fill = ring_fill(&h->out), room;
+
+	if (unread >= h->flow.tx_window || fill >= h->out_size)
+		return 0;
+	room = h->flow.tx_window - (size_t)unread;
+	return room < h->out_size - fill ? room : h->out_size - fill;
+}
+
+/* The writer: the bytes that may be put now. */
+static inline size_t wire_room(const libvchan_t *h)
+{
+	size_t fill;
+
+	if (handle_is_framed(h))
+		return framed_room(h);
+	fill = ring_fill(&h->out);
+	return fill < h->out_size ? h->out_size - fill : 0;
+}
+
+/* The writer: n bytes, for which there is memory, go into the write ring. */
+static inline void wire_put(libvchan_t *h, const void *data, size_t n)
+{
+	atomic_fetch_add(&h->flow.accepted, n);
+	ring_put(&h->out, data, n);
+}
+
+/* The most that one libvchan_send may have. */
+static inline size_t wire_send_most(const libvchan_t *h)
+{
+	return handle_is_framed(h) ? h->out.size : h->out_size;
+}
+
+/* Anybody: what the read ring may take in. */
+static inline size_t wire_in_room(const libvchan_t *h)
+{
+	size_t fill;
+
+	if (handle_is_framed(h))
+		return ring_room(&h->in);
+	fill = ring_fill(&h->in);
+	return fill < h->in_size ? h->in_size - fill : 0;
+}
+
+/* Anybody, after receiving: has the peer made room since this was last asked? */
+static inline bool wire_made_room(libvchan_t *h)
+{
+	return atomic_load(&h->flow.made_room) &&
+	       atomic_exchange(&h->flow.made_room, false);
+}
+
 /* Anybody: our program has had more than the peer knows. */
-bool framed_owes_news(const libvchan_t *h);
+static inline bool framed_owes_news(const libvchan_t *h)
+{
+	return atomic_load(&h->flow.handed) != atomic_load(&h->flow.told);
+}
+
+/* Anybody: may the peer be waiting to hear what our program has had?  False if
+ * the driver will look after that. */
+static inline bool framed_has_to_tell(const struct flow *f)
+{
+	return !atomic_load(&f->untold) || atomic_load(&f->due) || atomic_load(&f->asked_us) ||
+	       atomic_load(&f->handed) - atomic_load(&f->told) >= f->rx_window / 2;
+}
+
+/* The reader: its program has had n bytes. */
+static inline void wire_handed(libvchan_t *h, size_t n)
+{
+	if (!handle_is_framed(h))
+		return;
+	atomic_fetch_add(&h->flow.handed, n);
+	if (framed_has_to_tell(&h->flow))
+		framed_tell(h);
+}
 
 #endif

@@ -24,7 +24,7 @@
  * where it is large and more reading will soon do it anyway.
  *
  * Who cannot send now because another thread is sending leaves a flag
- * (ask_due, ack_due), which that thread looks at after unlocking.
+ * (flow.due), which that thread looks at after unlocking.
  */
 #include <errno.h>
 #include <poll.h>
@@ -43,6 +43,8 @@
 /* What a kernel that counts packets takes for the size of one. */
 #define PACKET_SIZE 576
 #define PACKETS_LEAST 8
+/* Of what lies in the socket, bytes. */
+#define PORTION (16u << 10)
 
 static size_t min_size(size_t a, size_t b)
 {
@@ -63,19 +65,6 @@ void wire_be_framed(libvchan_t *h, uint32_t tx_window, uint32_t buffer)
 
 /* ---- the window ---- */
 
-size_t framed_room(const libvchan_t *h)
-{
-	/* In this order: an acknowledgement meanwhile makes it too small. */
-	uint64_t acked = atomic_load(&h->flow.acked);
-	uint64_t unread = atomic_load(&h->flow.accepted) - acked;
-	size_t fill = ring_fill(&h->out), room;
-
-	if (unread >= h->flow.tx_window || fill >= h->out_size)
-		return 0;
-	room = h->flow.tx_window - (size_t)unread;
-	return min_size(room, h->out_size - fill);
-}
-
 static size_t window_left(const struct flow *f)
 {
 	uint64_t flying = atomic_load(&f->announced) - atomic_load(&f->acked);
@@ -83,13 +72,12 @@ static size_t window_left(const struct flow *f)
 	return flying < f->tx_window ? f->tx_window - (size_t)flying : 0;
 }
 
-bool wire_made_room(libvchan_t *h)
-{
-	return handle_is_framed(h) && atomic_load(&h->flow.made_room) &&
-	       atomic_exchange(&h->flow.made_room, false);
-}
-
 /* ---- packets: `draining` is held ---- */
+
+static void owe(struct flow *f, unsigned what)
+{
+	atomic_fetch_or(&f->due, what);
+}
 
 static void forget_packets(struct flow *f)
 {
@@ -127,9 +115,11 @@ static size_t allowed(libvchan_t *h, size_t size)
 	struct flow *f = &h->flow;
 	size_t n = min_size(min_size(size, FRAME_MOST), window_left(f));
 
-	forget_packets(f);
-	if (f->packets >= f->packets_max / 2 && !atomic_exchange(&f->counting, true))
-		atomic_store(&f->ask_count_due, true);
+	if (f->packets >= f->packets_max / 2) {
+		forget_packets(f);
+		if (f->packets >= f->packets_max / 2 && !atomic_exchange(&f->counting, true))
+			owe(f, DUE_ASK_COUNT);
+	}
 	if (f->packets >= f->packets_max)
 		n = 0;
 	if (n == 0 && size > 0)
@@ -144,8 +134,8 @@ static void make_header(libvchan_t *h, uint32_t length, bool end)
 	struct frame frame = { length, false, end, false, 0 };
 	uint64_t handed;
 
-	frame.ask = atomic_exchange(&f->ask_due, false);
-	atomic_store(&f->ack_due, false);
+	if (atomic_load(&f->due))
+		frame.ask = atomic_fetch_and(&f->due, ~(DUE_ASK | DUE_ACK)) & DUE_ASK;
 	handed = atomic_load(&f->handed);
 	if (handed != atomic_load(&f->told)) {
 		/* Before `told`: who asks after this is answered again. */
@@ -208,10 +198,10 @@ static bool is_amid(const struct flow *f)
 	return f->frame_left || atomic_load(&f->head_left);
 }
 
-static bool is_anything_due(const struct flow *f)
+/* True: it was due. */
+static bool settle(struct flow *f, unsigned what)
 {
-	return atomic_load(&f->ack_due) || atomic_load(&f->ask_due) ||
-	       atomic_load(&f->count_due) || atomic_load(&f->ask_count_due);
+	return atomic_fetch_and(&f->due, ~what) & what;
 }
 
 /* A header alone, if there is reason to and no frame is under way: true. */
@@ -219,15 +209,15 @@ static bool send_what_is_due(libvchan_t *h)
 {
 	struct flow *f = &h->flow;
 
-	if (is_amid(f) || atomic_load(&h->dead))
+	if (!atomic_load(&f->due) || is_amid(f) || atomic_load(&h->dead))
 		return false;
-	if (atomic_exchange(&f->count_due, false))
+	if (settle(f, DUE_COUNT))
 		make_count(h, false);
-	else if (atomic_exchange(&f->ask_count_due, false))
+	else if (settle(f, DUE_ASK_COUNT))
 		make_count(h, true);
 	/* Two threads may have seen the same news; it is told once. */
-	else if ((atomic_exchange(&f->ack_due, false) && framed_owes_news(h)) ||
-		 atomic_load(&f->ask_due))
+	else if ((settle(f, DUE_ACK) && framed_owes_news(h)) ||
+		 (atomic_load(&f->due) & DUE_ASK))
 		make_header(h, 0, false);
 	else
 		return false;
@@ -268,7 +258,7 @@ size_t framed_drain(libvchan_t *h)
 		moved += drain_some(h, todo - moved);
 	if (atomic_load(&h->blocked) && h->flow.packets < h->flow.packets_max &&
 	    !atomic_exchange(&h->flow.asked, true))
-		atomic_store(&h->flow.ask_due, true);
+		owe(&h->flow, DUE_ASK);
 	send_what_is_due(h);
 	return moved;
 }
@@ -284,7 +274,7 @@ void framed_unlock(libvchan_t *h)
 	do {
 		again = send_what_is_due(h);
 		pthread_mutex_unlock(&h->draining);
-		again |= is_anything_due(f);
+		again |= atomic_load(&f->due) != 0;
 	} while (again && !atomic_load(&h->stalled) && !atomic_load(&h->dead) &&
 		 pthread_mutex_trylock(&h->draining) == 0);
 }
@@ -305,7 +295,7 @@ void wire_acknowledge(libvchan_t *h)
 {
 	if (!handle_is_framed(h) || atomic_load(&h->flow.handed) == atomic_load(&h->flow.told))
 		return;
-	atomic_store(&h->flow.ack_due, true);
+	owe(&h->flow, DUE_ACK);
 	send_flags(h);
 }
 
@@ -318,35 +308,51 @@ bool wire_ask(libvchan_t *h)
 	if (!handle_is_framed(h) || unread == 0 || unread + h->out_size <= f->tx_window)
 		return false;
 	if (!atomic_exchange(&f->asked, true)) {
-		atomic_store(&f->ask_due, true);
+		owe(f, DUE_ASK);
 		send_flags(h);
 	}
 	return true;
 }
 
+/* One frame of what lies in no ring: the bytes that are dealt with. */
+static size_t send_frame(libvchan_t *h, const char *data, size_t size)
+{
+	size_t todo = allowed(h, min_size(size, h->out.size));
+	ssize_t n = todo ? begin_frame(h, data, todo) : 0;
+
+	if (n < 0 || !todo)
+		return 0;
+	atomic_fetch_add(&h->flow.accepted, todo);
+	/* Memory, not room: the frame has been announced. */
+	if ((size_t)n < todo)
+		ring_put(&h->out, data + n, todo - (size_t)n);
+	return todo;
+}
+
 ssize_t framed_send(libvchan_t *h, const void *data, size_t size)
 {
 	struct flow *f = &h->flow;
-	size_t todo;
-	ssize_t n;
+	size_t done = 0;
 
 	/* Signals are not blocked, as the write ring is empty (handle.h). */
 	pthread_mutex_lock(&h->draining);
 	if (atomic_load(&f->head_left))
 		send_pieces(h, NULL, 0);
-	todo = is_amid(f) || atomic_load(&h->dead) ? 0 : allowed(h, min_size(size, h->out.size));
-	n = todo ? begin_frame(h, data, todo) : 0;
-	if (n >= 0 && todo) {
-		atomic_fetch_add(&f->accepted, todo);
-		/* Memory, not room: the frame has been announced. */
-		if ((size_t)n < todo)
-			ring_put(&h->out, (const char *)data + n, todo - (size_t)n);
+	while (done < size && !is_amid(f) && !atomic_load(&h->dead)) {
+		size_t n = send_frame(h, (const char *)data + done, size - done);
+
+		if (n == 0)
+			break;
+		done += n;
 	}
+	/* Nothing waits there for an acknowledgement, whatever else has none. */
+	if (ring_fill(&h->out) == 0)
+		atomic_store(&h->blocked, false);
 	framed_unlock(h);
 	if (wire_unsent(h))
 		driver_kick(h);
 	/* The peer may have left with all of it, even now. */
-	return n < 0 || (!todo && atomic_load(&h->dead)) ? -1 : (ssize_t)todo;
+	return !done && atomic_load(&h->dead) ? -1 : (ssize_t)done;
 }
 
 void wire_end(libvchan_t *h)
@@ -416,7 +422,7 @@ static bool take_count(libvchan_t *h, const struct frame *frame)
 	}
 	atomic_store(&f->taken, taken + more);
 	if (frame->ask) {
-		atomic_store(&f->count_due, true);
+		owe(f, DUE_COUNT);
 	} else {
 		atomic_store(&f->counting, false);
 		atomic_store(&f->made_room, true); /* for packets */
@@ -494,17 +500,24 @@ static size_t take_raw(libvchan_t *h, unsigned head, char *at, size_t n)
 	return sift(h, at, n - k);
 }
 
+static ssize_t receive_raw(libvchan_t *h, struct iovec *to, size_t pieces, bool wait)
+{
+	bool gone = handle_state(h) == DISCONNECTED;
+	ssize_t n = wire_received(h, gone, vsock_recv(h->sock, to, pieces, wait && !gone));
+
+	atomic_store(&h->flow.receipts, atomic_load(&h->flow.receipts) + 1);
+	if (n < 0)
+		atomic_store(&h->dead, true); /* it reads no more, either */
+	return n;
+}
+
 static ssize_t receive_once(libvchan_t *h, char *at, size_t room, bool wait)
 {
 	struct flow *f = &h->flow;
 	unsigned head = f->left ? 0 : FRAME_HEADER - f->part_len;
-	bool gone = handle_state(h) == DISCONNECTED;
 	struct iovec to[2] = { { f->part + f->part_len, head }, { at, room } };
-	ssize_t n = wire_received(h, gone, vsock_recv(h->sock, to + !head, 1 + !!head,
-						     wait && !gone));
+	ssize_t n = receive_raw(h, to + !head, 1 + !!head, wait);
 
-	if (n < 0)
-		atomic_store(&h->dead, true); /* it reads no more, either */
 	if (n <= 0)
 		return n;
 	if ((size_t)n == head + room)
@@ -538,36 +551,71 @@ static ssize_t receive(libvchan_t *h, char *at, size_t room, bool wait)
 	return receive_once(h, at, room, wait);
 }
 
+/* How much to ask for at once: what follows the headers in it has to be moved, so
+ * large frames end there, with the next header. */
+static size_t portion(const libvchan_t *h, size_t room)
+{
+	size_t most = h->flow.left > PORTION ? h->flow.left + FRAME_HEADER : PORTION;
+
+	return min_size(room, most);
+}
+
 size_t framed_pull(libvchan_t *h, bool wait)
 {
-	ssize_t n = receive(h, ring_room_at(&h->in), ring_room(&h->in), wait);
+	size_t total = 0, room, most;
+	ssize_t n;
+
+	do {
+		room = ring_room(&h->in);
+		most = portion(h, room);
+		n = receive(h, ring_room_at(&h->in), most, wait && !total);
+		if (n <= 0)
+			break;
+		ring_added(&h->in, (size_t)n);
+		total += (size_t)n;
+	} while (most < room && total < h->flow.rx_window && !h->eof &&
+		 atomic_load(&h->more) && atomic_exchange(&h->more, false));
+	return total;
+}
+
+/* A small read, as wire_recv: header and payload in one piece, with a little more. */
+static ssize_t recv_near(libvchan_t *h, char *data, size_t size, bool wait)
+{
+	struct flow *f = &h->flow;
+	unsigned head = f->left ? 0 : FRAME_HEADER - f->part_len;
+	char near[FRAME_HEADER + COPIED_READ + NEAR_MORE], *payload = near + head;
+	struct iovec to = { near, head + size + NEAR_MORE };
+	ssize_t n = receive_raw(h, &to, 1, wait);
+	bool full = (size_t)n == to.iov_len;
+	size_t k;
 
 	if (n <= 0)
-		return 0;
-	ring_added(&h->in, (size_t)n);
-	return (size_t)n;
+		return n;
+	memcpy(f->part + f->part_len, near, min_size(head, (size_t)n));
+	k = take_raw(h, head, payload, (size_t)n);
+	wire_deal_out(h, data, size, payload, k);
+	if (full && !h->eof)
+		framed_pull(h, false);
+	if (k == 0 && h->eof && ring_fill(&h->in) == 0)
+		return -1;
+	if (k >= size)
+		return (ssize_t)size;
+	/* Most of it were headers, and the rest lies in the ring now. */
+	size = min_size(size - k, ring_fill(&h->in));
+	ring_get(&h->in, data + k, size);
+	return (ssize_t)(k + size);
 }
 
 ssize_t framed_recv(libvchan_t *h, void *data, size_t size, bool wait)
 {
-	size_t n;
-
 	if (size >= SMALL_READ)
 		return receive(h, data, size, wait);
-	n = framed_pull(h, wait);
-	if (n == 0)
-		return h->eof ? -1 : 0;
-	n = min_size(n, size);
-	ring_get(&h->in, data, n);
-	return (ssize_t)n;
+	if (size <= COPIED_READ && !h->ahead && !wire_unsent(h))
+		return recv_near(h, data, size, wait);
+	return wire_taken(h, data, size, framed_pull(h, wait));
 }
 
 /* ---- the reader ---- */
-
-bool framed_owes_news(const libvchan_t *h)
-{
-	return atomic_load(&h->flow.handed) != atomic_load(&h->flow.told);
-}
 
 /* True: the peer should be told now. */
 static bool is_ack_due(const struct flow *f)
@@ -589,7 +637,7 @@ void framed_tell(libvchan_t *h)
 
 	if (atomic_load(&h->dead))
 		return;
-	if (atomic_load(&f->count_due))
+	if (atomic_load(&f->due) & DUE_COUNT)
 		send_flags(h);
 	if (is_ack_due(f)) {
 		wire_acknowledge(h);

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import runpy
 import shutil
 
 import pytest
@@ -21,8 +22,8 @@ def project_files():
         directories[:] = [name for name in directories if name not in NOT_OURS
                           and not (here == ROOT and re.match(r"build(-|$)", name))]
         for name in names:
-            # A name that looks as if somebody is just writing the file.
-            if not re.search(r"(~|\.sw.|\.tmp|\.pyc)$", name):
+            # A name that looks as if somebody is just writing the file; pictures.
+            if not re.search(r"(~|\.sw.|\.tmp|\.pyc|\.png)$", name):
                 yield here / name
 
 
@@ -103,3 +104,11 @@ def test_readme_tells_of_every_variable_and_of_no_other():
     in_code = set(re.findall(r'"(VCHAN_[A-Z_]+)"', text_of("vchan/config.c")))
     in_table = set(re.findall(r"^\| `(VCHAN_\w+)`", text_of("README.md"), re.M))
     assert in_code == in_table != set()
+
+
+def test_each_mutant_changes_one_place_of_the_library():
+    """tests/mutants: a line of the table that fits no more guards nothing."""
+    mutants = runpy.run_path(ROOT / "tests" / "mutants" / "table.py")["MUTANTS"]
+    for promise, file, old, new, _test in mutants:
+        assert text_of(f"vchan/{file}").count(old) == 1, promise
+        assert old != new, promise

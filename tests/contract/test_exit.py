@@ -94,6 +94,29 @@ def test_exit_that_closes_from_atexit(client):
 
 # --- exit from a signal handler --------------------------------------------------
 
+@pytest.mark.deadline(180)
+@pytest.mark.parametrize("chunk", [16, 5000, 100_000])
+def test_exit_in_a_signal_handler_that_closes_too(chunk):
+    """1.3: atexit's close must not wait for the frame that exit() has stopped."""
+    for number in range(20):
+        address = vchan.Address.fresh()
+        server = address.open_server(vchan.PAGE, 1 << 16)
+        puppet = Puppet.start(VCHAN_DOMAIN=address.client, VCHAN_VSOCK_LINGER_MS=PATIENT)
+        puppet("client", address.server, address.port)
+        puppet("close-at-exit")
+        puppet("exit-on", int(signal.SIGTERM))
+        puppet.begin("flood", chunk)
+        got = vchan.read_exactly(server, 1 + number * 700)
+        puppet.signal(signal.SIGTERM)
+        got += vchan.read_until_end(server)
+        written = puppet.answer()[0]
+        assert len(got) >= written, "lost what write had taken"
+        assert got == pattern(len(got))
+        assert puppet.ended() == 0
+        puppet.put_away()
+        server.close()
+
+
 @pytest.mark.parametrize("chunk", [1, 16, 100, 5000])
 @pytest.mark.deadline(180)
 def test_exit_in_a_signal_handler_in_the_middle_of_writing(chunk):

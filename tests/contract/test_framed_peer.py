@@ -338,6 +338,17 @@ def test_half_of_the_window_is_acknowledged_at_once(role):
     assert peer.receive() == (b"", False, False, 2048)
 
 
+def test_one_call_takes_a_ring_at_most(role):
+    """1.3: recv over the ring: EMSGSIZE, read: a ring's worth; also when more is here."""
+    ours, peer = meet(role, LARGE, LARGE)
+    peer.send(pattern(3 * LARGE))
+    until(lambda: ours.data_ready == LARGE)
+    assert vchan.error_of(ours.recv, LARGE + 1) == "EMSGSIZE"
+    got = ours.read(2 * LARGE)
+    assert 0 < len(got) <= LARGE
+    assert got + vchan.read_exactly(ours, 3 * LARGE - len(got)) == pattern(3 * LARGE)
+
+
 def test_what_has_only_arrived_is_not_acknowledged(role):
     """docs/wire.md, acknowledgements: what was not read does not count."""
     ours, peer = meet(role, LARGE, LARGE)

@@ -808,7 +808,7 @@ static void thousand_handles_leave_nothing_behind(void **state)
 
 		if (i == 10) { /* what is made once has been made */
 			fds_before = count_fds();
-			mappings_before = count_mappings("vchan-ring");
+			mappings_before = count_ring_mappings();
 			threads_before = count_mappings("stack");
 		}
 		make_pair(fds);
@@ -821,7 +821,7 @@ static void thousand_handles_leave_nothing_behind(void **state)
 		libvchan_close(i & 2 ? e.b : e.a);
 	}
 	assert_int_equal(count_fds(), fds_before);
-	assert_int_equal(count_mappings("vchan-ring"), mappings_before);
+	assert_int_equal(count_ring_mappings(), mappings_before);
 	assert_int_equal(count_mappings("stack"), threads_before);
 }
 

@@ -64,6 +64,17 @@ static int setup_large(void **state)
 	return open_ends(state, LARGE, true);
 }
 
+/* A kernel's buffer so small that a few packets are all that may be unread. */
+static int setup_few(void **state)
+{
+	int ret;
+
+	setenv("VCHAN_VSOCK_BUFFER_SIZE", "4608", 1);
+	ret = open_ends(state, LARGE, true);
+	unsetenv("VCHAN_VSOCK_BUFFER_SIZE");
+	return ret;
+}
+
 static int setup_by_hand(void **state)
 {
 	return open_ends(state, RING, false);
@@ -413,6 +424,24 @@ static void send_of_more_than_the_ring_goes_through(void **state)
 
 #define ONE_BYTE_WRITES 100000
 
+/* Or the next small messages would be thought to wait for an acknowledgement, too. */
+static void writes_beyond_the_window_leave_nobody_waiting(void **state)
+{
+	struct ends *e = *state;
+
+	for (int i = 0; i < 20; i++) {
+		room_wakes_a_blocked_writer(state);
+		assert_int_equal(ring_fill(&e->a->out), 0);
+		assert_false(atomic_load(&e->a->blocked));
+	}
+}
+
+/* It is not the window that holds the writer up then. */
+static void large_writes_stay_within_the_packets(void **state)
+{
+	room_wakes_a_blocked_writer(state);
+}
+
 static void *write_one_by_one(void *chan)
 {
 	for (int i = 0; i < ONE_BYTE_WRITES; i++)
@@ -761,6 +790,58 @@ static void second_hello_is_eproto(void **state)
 }
 
 /* Frames that a hand has chosen, cut at any byte: all arrives, in order. */
+/* Reads that ask nothing before: straight from the socket, however many frames lie
+ * there, with what is too much for them, and on from the ring. */
+static void small_reads_keep_the_order(void **state)
+{
+	struct ends *e = *state;
+	struct random r = random_start();
+	unsigned char stream[8192];
+	unsigned char next = 0, expected = 0;
+
+	for (int round = 0; round < 1000; round++) {
+		size_t size = 0, payload = 0, most = 1 + random_size(&r, 300);
+
+		while (size < 4000 && payload + most <= RING / 2) {
+			struct frame f = { (uint32_t)random_below(&r, most), false, false,
+					   false, 0 };
+
+			frame_encode(&f, stream + size);
+			size += FRAME_HEADER;
+			payload += f.length;
+			for (uint32_t i = 0; i < f.length; i++)
+				stream[size++] = next++;
+		}
+		assert_int_equal(write(e->sock, stream, size), size);
+		while (payload > 0) {
+			size_t n = 1 + random_below(&r, payload < 700 ? payload : 700);
+			int got = random_next(&r) & 1 ? libvchan_recv(e->a, into, n) :
+							libvchan_read(e->a, into, n);
+
+			assert_in_range(got, 1, n);
+			for (int i = 0; i < got; i++)
+				assert_int_equal((unsigned char)into[i], expected++);
+			payload -= (size_t)got;
+		}
+		while (is_readable(e->sock, 0)) /* what it acknowledges */
+			receive_header(e->sock);
+	}
+}
+
+/* A peer may acknowledge each message with a header alone. */
+static void bytes_behind_many_headers_are_read_before_the_end(void **state)
+{
+	struct ends *e = *state;
+
+	for (int i = 0; i < 200; i++)
+		send_frame(e->sock, 0, false, false, 0);
+	send_frame(e->sock, 6, false, false, 0);
+	send_frame(e->sock, 0, false, true, 0);
+	assert_int_equal(libvchan_read(e->a, into, 64), 6);
+	assert_int_equal(libvchan_read(e->a, into, 64), -1);
+	assert_int_equal(errno, ECONNRESET);
+}
+
 static void frames_may_come_in_any_pieces(void **state)
 {
 	struct ends *e = *state;
@@ -843,6 +924,7 @@ static void random_bytes_end_in_an_error(void **state)
 
 #define EXACT_TEST(name) cmocka_unit_test_setup_teardown(name, setup_exact, teardown)
 #define LARGE_TEST(name) cmocka_unit_test_setup_teardown(name, setup_large, teardown)
+#define FEW_TEST(name) cmocka_unit_test_setup_teardown(name, setup_few, teardown)
 #define HAND_TEST(name) cmocka_unit_test_setup_teardown(name, setup_by_hand, teardown)
 #define BULK_TEST(name) cmocka_unit_test_setup_teardown(name, setup_by_hand_large, teardown)
 #define HOSTILE_TEST(name) cmocka_unit_test_setup_teardown(name, setup_hostile, teardown)
@@ -878,6 +960,10 @@ static const struct CMUnitTest tests[] = {
 	HOSTILE_TEST(more_than_the_window_is_eproto),
 	HOSTILE_TEST(absurd_length_is_eproto),
 	HOSTILE_TEST(second_hello_is_eproto),
+	HAND_TEST(bytes_behind_many_headers_are_read_before_the_end),
+	EXACT_TEST(writes_beyond_the_window_leave_nobody_waiting),
+	FEW_TEST(large_writes_stay_within_the_packets),
+	HAND_TEST(small_reads_keep_the_order),
 	HAND_TEST(frames_may_come_in_any_pieces),
 	cmocka_unit_test(random_bytes_end_in_an_error),
 };

@@ -296,15 +296,16 @@ static void producer_and_consumer_may_work_at_once(void **state)
 static void nothing_is_left_of_a_freed_ring(void **state)
 {
 	int fds = count_fds();
-	int mappings = count_mappings("vchan-ring");
+	int mappings = count_ring_mappings();
 	struct ring r;
 
 	(void)state;
 	assert_int_equal(ring_init(&r, 1 << 20), 0);
 	assert_int_equal(count_fds(), fds);
-	assert_int_equal(count_mappings("vchan-ring"), mappings + 2);
+	/* Two halves; what lies before them may be a third. */
+	assert_in_range(count_ring_mappings(), mappings + 2, mappings + 3);
 	ring_free(&r);
-	assert_int_equal(count_mappings("vchan-ring"), mappings);
+	assert_int_equal(count_ring_mappings(), mappings);
 }
 
 static void ring_can_be_freed_twice_and_unmade(void **state)
@@ -320,10 +321,9 @@ static void ring_can_be_freed_twice_and_unmade(void **state)
 	ring_free(&r);
 }
 
-static void no_fd_left_is_emfile(void **state)
+static void no_fd_is_needed(void **state)
 {
 	struct rlimit kept, none;
-	int mappings = count_mappings("vchan-ring");
 	struct ring r;
 
 	(void)state;
@@ -336,10 +336,11 @@ static void no_fd_left_is_emfile(void **state)
 	int err = errno;
 	setrlimit(RLIMIT_NOFILE, &kept);
 
-	assert_int_equal(result, -1);
-	assert_int_equal(err, EMFILE);
+	if (result < 0) { /* where mremap cannot do it: valgrind */
+		assert_int_equal(err, EMFILE);
+		assert_null(r.base);
+	}
 	ring_free(&r);
-	assert_int_equal(count_mappings("vchan-ring"), mappings);
 }
 
 #define RING_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -361,7 +362,7 @@ static const struct CMUnitTest tests[] = {
 	RING_TEST(producer_and_consumer_may_work_at_once),
 	RING_TEST(nothing_is_left_of_a_freed_ring),
 	RING_TEST(ring_can_be_freed_twice_and_unmade),
-	RING_TEST(no_fd_left_is_emfile),
+	RING_TEST(no_fd_is_needed),
 };
 
 UNIT_MAIN(tests)

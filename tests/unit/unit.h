@@ -106,6 +106,12 @@ static inline int count_mappings(const char *name)
 	return count;
 }
 
+/* The halves of rings: of anonymous shared memory, or of a file under valgrind. */
+static inline int count_ring_mappings(void)
+{
+	return count_mappings("/dev/zero") + count_mappings("memfd:vchan-ring");
+}
+
 /* What is said on stderr between capture_start and capture_end. */
 struct capture {
 	int file;
