@@ -181,22 +181,33 @@ static bool has_room_news(libvchan_t *h)
 	       atomic_exchange(&h->want_room, false);
 }
 
+/* False: it took longer than HELP_MS. */
+static bool lock_for_a_while(pthread_mutex_t *m)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += HELP_MS * CLOCK_MS;
+	until.tv_sec += until.tv_nsec / CLOCK_S;
+	until.tv_nsec %= CLOCK_S;
+	return pthread_mutex_timedlock(m, &until) == 0;
+}
+
 /* When the handle is closed nobody else is in a call any more, but a send that
  * exit() has stopped may hold the lock for good, at a place in the stream that
- * nobody knows; somebody who only helps at exit soon gives it back. */
+ * nobody knows; somebody who only helps at exit soon gives it back.  The close
+ * may begin while we wait. */
 static bool lock_to_drain(libvchan_t *h)
 {
-	const struct timespec pause = { 0, CLOCK_MS };
+	bool closing;
 
-	if (!atomic_load(&h->closing)) {
-		pthread_mutex_lock(&h->draining);
+	if (pthread_mutex_trylock(&h->draining) == 0)
 		return true;
-	}
-	for (int i = 0; i < HELP_MS; i++) {
-		if (pthread_mutex_trylock(&h->draining) == 0)
+	do {
+		closing = atomic_load(&h->closing);
+		if (lock_for_a_while(&h->draining))
 			return true;
-		nanosleep(&pause, NULL);
-	}
+	} while (!closing);
 	return false;
 }
 

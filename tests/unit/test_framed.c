@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 
 #include "libvchan.h"
+#include "vchan/driver.h"
 #include "vchan/frame.h"
 #include "vchan/handle.h"
 
@@ -694,6 +695,25 @@ static void close_says_so(void **state)
 	assert_int_equal(read(e->sock, into, 1), 0);
 }
 
+/* As when a handler's exit() has stopped the frame that holds it. */
+static void close_waits_for_no_lock_that_is_held_for_good(void **state)
+{
+	struct ends *e = *state;
+
+	pthread_mutex_lock(&e->a->draining);
+	ring_put(&e->a->out, some, 10);
+	driver_kick(e->a);
+	/* 2, with the GNU libc: somebody sleeps there, here the driver. */
+	for (int i = 0; i < SOON_MS; i++) {
+		if (__atomic_load_n(&e->a->draining.__data.__lock, __ATOMIC_RELAXED) == 2)
+			break;
+		usleep(1000);
+	}
+	assert_int_equal(e->a->draining.__data.__lock, 2);
+	libvchan_close(e->a);
+	e->a = NULL;
+}
+
 static void what_came_before_the_end_can_be_read(void **state)
 {
 	struct ends *e = *state;
@@ -789,7 +809,17 @@ static void second_hello_is_eproto(void **state)
 	assert_cut_off(e, 5);
 }
 
-/* Frames that a hand has chosen, cut at any byte: all arrives, in order. */
+/* A frame whose payload counts on from *next; all its bytes. */
+static size_t append_frame(unsigned char *to, uint32_t length, unsigned char *next)
+{
+	struct frame f = { length, false, false, false, 0 };
+
+	frame_encode(&f, to);
+	for (uint32_t i = 0; i < length; i++)
+		to[FRAME_HEADER + i] = (*next)++;
+	return FRAME_HEADER + length;
+}
+
 /* Reads that ask nothing before: straight from the socket, however many frames lie
  * there, with what is too much for them, and on from the ring. */
 static void small_reads_keep_the_order(void **state)
@@ -803,14 +833,10 @@ static void small_reads_keep_the_order(void **state)
 		size_t size = 0, payload = 0, most = 1 + random_size(&r, 300);
 
 		while (size < 4000 && payload + most <= RING / 2) {
-			struct frame f = { (uint32_t)random_below(&r, most), false, false,
-					   false, 0 };
+			uint32_t length = (uint32_t)random_below(&r, most);
 
-			frame_encode(&f, stream + size);
-			size += FRAME_HEADER;
-			payload += f.length;
-			for (uint32_t i = 0; i < f.length; i++)
-				stream[size++] = next++;
+			size += append_frame(stream + size, length, &next);
+			payload += length;
 		}
 		assert_int_equal(write(e->sock, stream, size), size);
 		while (payload > 0) {
@@ -842,6 +868,7 @@ static void bytes_behind_many_headers_are_read_before_the_end(void **state)
 	assert_int_equal(errno, ECONNRESET);
 }
 
+/* Frames that a hand has chosen, cut at any byte: all arrives, in order. */
 static void frames_may_come_in_any_pieces(void **state)
 {
 	struct ends *e = *state;
@@ -853,14 +880,10 @@ static void frames_may_come_in_any_pieces(void **state)
 		size_t size = 0, payload = 0;
 
 		while (size < 4000 && payload < RING / 2) {
-			struct frame f = { (uint32_t)random_size(&r, 300), false, false,
-					   false, 0 };
+			uint32_t length = (uint32_t)random_size(&r, 300);
 
-			frame_encode(&f, stream + size);
-			size += FRAME_HEADER;
-			payload += f.length;
-			for (uint32_t i = 0; i < f.length; i++)
-				stream[size++] = next++;
+			size += append_frame(stream + size, length, &next);
+			payload += length;
 		}
 		for (size_t at = 0; at < size;) {
 			size_t n = 1 + random_size(&r, 600);
@@ -954,6 +977,7 @@ static const struct CMUnitTest tests[] = {
 	EXACT_TEST(reader_may_wait_for_more_than_the_packets),
 	EXACT_TEST(counters_wrap),
 	HAND_TEST(close_says_so),
+	HAND_TEST(close_waits_for_no_lock_that_is_held_for_good),
 	HAND_TEST(what_came_before_the_end_can_be_read),
 	HAND_TEST(death_amid_a_frame_delivers_what_came),
 	HOSTILE_TEST(acknowledging_what_was_not_sent_is_eproto),
