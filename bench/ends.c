@@ -85,12 +85,15 @@ int socket_send(int fd, const void *data, size_t size)
 	return 0;
 }
 
-int socket_recv(int fd, void *data, size_t size)
+/* All of it; with `sleep` called before each recv, if that is given. */
+static int socket_recv_after(int (*sleep)(int fd), int fd, void *data, size_t size)
 {
 	char *at = data;
 	ssize_t n;
 
 	while (size > 0) {
+		if (sleep && sleep(fd) < 0)
+			return -1;
 		n = recv(fd, at, size, 0);
 		if (n == 0)
 			errno = ECONNRESET;
@@ -100,6 +103,11 @@ int socket_recv(int fd, void *data, size_t size)
 		size -= (size_t)n;
 	}
 	return 0;
+}
+
+int socket_recv(int fd, void *data, size_t size)
+{
+	return socket_recv_after(NULL, fd, data, size);
 }
 
 /* ---- any kind ---- */
@@ -246,23 +254,9 @@ static int recv_polled_vchan(libvchan_t *v, char *at, size_t size)
 
 int end_recv_polled(struct end *e, void *data, size_t size)
 {
-	char *at = data;
-	ssize_t n;
-
 	if (e->vchan)
-		return recv_polled_vchan(e->vchan, at, size);
-	while (size > 0) {
-		if (sleep_on(e->sock) < 0)
-			return -1;
-		n = recv(e->sock, at, size, 0);
-		if (n == 0)
-			errno = ECONNRESET;
-		if (n <= 0)
-			return -1;
-		at += n;
-		size -= (size_t)n;
-	}
-	return 0;
+		return recv_polled_vchan(e->vchan, data, size);
+	return socket_recv_after(sleep_on, e->sock, data, size);
 }
 
 static ssize_t send_message_over_vchan(libvchan_t *v, const void *data, size_t size)

@@ -94,6 +94,21 @@ def test_exit_that_closes_from_atexit(client):
 
 # --- exit from a signal handler --------------------------------------------------
 
+def end_while_flooding(puppet, chunk, read_first, read_rest):
+    """The puppet, which exits on SIGTERM, is stopped while it writes: nothing of what
+    its writes had taken is missing."""
+    puppet("exit-on", int(signal.SIGTERM))
+    puppet.begin("flood", chunk)
+    got = read_first()
+    puppet.signal(signal.SIGTERM)
+    got += read_rest()
+    written = puppet.answer()[0]
+    assert len(got) >= written, "lost what write had taken"
+    assert got == pattern(len(got))
+    assert puppet.ended() == 0
+    puppet.put_away()
+
+
 @pytest.mark.deadline(180)
 @pytest.mark.parametrize("chunk", [16, 5000, 100_000])
 def test_exit_in_a_signal_handler_that_closes_too(chunk):
@@ -104,16 +119,9 @@ def test_exit_in_a_signal_handler_that_closes_too(chunk):
         puppet = Puppet.start(VCHAN_DOMAIN=address.client, VCHAN_VSOCK_LINGER_MS=PATIENT)
         puppet("client", address.server, address.port)
         puppet("close-at-exit")
-        puppet("exit-on", int(signal.SIGTERM))
-        puppet.begin("flood", chunk)
-        got = vchan.read_exactly(server, 1 + number * 700)
-        puppet.signal(signal.SIGTERM)
-        got += vchan.read_until_end(server)
-        written = puppet.answer()[0]
-        assert len(got) >= written, "lost what write had taken"
-        assert got == pattern(len(got))
-        assert puppet.ended() == 0
-        puppet.put_away()
+        end_while_flooding(puppet, chunk,
+                           lambda: vchan.read_exactly(server, 1 + number * 700),
+                           lambda: vchan.read_until_end(server))
         server.close()
 
 
@@ -123,16 +131,9 @@ def test_exit_in_a_signal_handler_in_the_middle_of_writing(chunk):
     """1.3: programs call exit from handlers in the middle of our calls."""
     for number in range(10):
         puppet, peer = client_of_socket(vchan.Address.fresh())
-        puppet("exit-on", int(signal.SIGTERM))
-        puppet.begin("flood", chunk)
-        got = vchan.recv_exactly(peer, 1 + number * 700)
-        puppet.signal(signal.SIGTERM)
-        got += vchan.recv_all(peer)
-        written = puppet.answer()[0]
-        assert len(got) >= written, "lost what write had taken"
-        assert got == pattern(len(got))
-        assert puppet.ended() == 0
-        puppet.put_away()
+        end_while_flooding(puppet, chunk,
+                           lambda: vchan.recv_exactly(peer, 1 + number * 700),
+                           lambda: vchan.recv_all(peer))
 
 
 @pytest.mark.parametrize("call", [("read", 10), ("recv", 10), ("wait",),

@@ -589,6 +589,20 @@ def test_packets_are_bounded(role, monkeypatch, own, theirs, bound):
     assert peer.receive().payload == b"y" * 100
 
 
+def test_stream_that_gathers_ends_with_the_peer(role, monkeypatch):
+    """1.3 DISCONNECTED: EPIPE, although the ring has room."""
+    monkeypatch.setenv("VCHAN_VSOCK_BUFFER_SIZE", "65536")
+    ours, peer = meet(role, PAGE, PAGE)
+    peer.answers = False
+    write_single_bytes(ours, peer, 55)
+    for _ in range(100):
+        ours.write(b"y")
+    peer.close()
+    until(lambda: ours.is_open == DISCONNECTED)
+    with pytest.raises(BrokenPipeError):
+        ours.write(b"y")
+
+
 def test_packets_of_the_default_buffers(role):
     """docs/wire.md, packets: 3640 of them with 4 MiB."""
     ours, peer = meet(role, PAGE, PAGE)
