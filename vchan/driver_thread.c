@@ -56,10 +56,16 @@ static struct timespec time_left(int64_t until)
 	return t;
 }
 
+static void poll_until(struct pollfd *fds, unsigned count, int64_t until, const sigset_t *mask)
+{
+	struct timespec left = time_left(until);
+
+	ppoll(fds, count, until == CLOCK_NEVER ? NULL : &left, mask);
+}
+
 static void sleep_until(libvchan_t *h, const struct conn_sleep *s)
 {
 	struct pollfd fds[1 + CONN_FDS] = { { h->wake, POLLIN, 0 } };
-	struct timespec left = time_left(s->until);
 
 	memcpy(fds + 1, s->fds, s->count * sizeof *fds);
 	if (!s->patient) {
@@ -70,7 +76,7 @@ static void sleep_until(libvchan_t *h, const struct conn_sleep *s)
 			return;
 		}
 	}
-	ppoll(fds, 1 + s->count, s->until == CLOCK_NEVER ? NULL : &left, NULL);
+	poll_until(fds, 1 + s->count, s->until, NULL);
 	atomic_store(&h->idle, false);
 	if (fds[0].revents)
 		clear_eventfd(h->wake);
@@ -89,15 +95,12 @@ static void *drive(void *handle)
 void driver_connect(libvchan_t *h)
 {
 	struct conn_sleep s;
-	struct timespec left;
 	sigset_t saved;
 
 	/* As in the thread; only while it sleeps may a handler run. */
 	signals_block(&saved);
-	while (conn_step(h, &s) && handle_state(h) == CONNECTING) {
-		left = time_left(s.until);
-		ppoll(s.fds, s.count, s.until == CLOCK_NEVER ? NULL : &left, &saved);
-	}
+	while (conn_step(h, &s) && handle_state(h) == CONNECTING)
+		poll_until(s.fds, s.count, s.until, &saved);
 	signals_restore(&saved);
 }
 
@@ -118,17 +121,22 @@ static int create_thread(libvchan_t *h)
 	return err;
 }
 
-int driver_open(libvchan_t *h)
+static int open_eventfd(int *fd)
 {
 	sigset_t saved;
 	int err;
 
 	life_enter(&saved);
-	h->wake = fd_above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+	*fd = fd_above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 	err = errno;
 	life_leave(&saved);
 	errno = err;
-	return h->wake < 0 ? -1 : 0;
+	return *fd < 0 ? -1 : 0;
+}
+
+int driver_open(libvchan_t *h)
+{
+	return open_eventfd(&h->wake);
 }
 
 int driver_start(libvchan_t *h)
@@ -167,14 +175,7 @@ void driver_state_changed(libvchan_t *h)
 
 bool driver_ready_writer(libvchan_t *h)
 {
-	sigset_t saved;
-
-	if (h->room_wake >= 0)
-		return true;
-	life_enter(&saved);
-	h->room_wake = fd_above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-	life_leave(&saved);
-	return h->room_wake >= 0;
+	return h->room_wake >= 0 || open_eventfd(&h->room_wake) == 0;
 }
 
 void driver_wake_writer(libvchan_t *h)

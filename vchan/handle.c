@@ -51,8 +51,6 @@ libvchan_t *handle_new(void)
 /* One send of so much goes through a smaller ring too (the framed wire). */
 #define OUT_LEAST ((size_t)128 << 10)
 
-#define SMALL_WRITE_MOST ((size_t)8192)
-
 /* Room for a window of payload, and always for the headers between. */
 static size_t in_memory(size_t ring)
 {
@@ -78,7 +76,6 @@ int handle_open_rings(libvchan_t *h, size_t read_min, size_t write_min)
 	}
 	h->in_size = in;
 	h->out_size = out;
-	h->small_write = out / 4 < SMALL_WRITE_MOST ? out / 4 : SMALL_WRITE_MOST;
 	if (open_ring(&h->in, in_memory(in)) < 0)
 		return -1;
 	return open_ring(&h->out, out < OUT_LEAST ? OUT_LEAST : out);

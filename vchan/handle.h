@@ -132,7 +132,6 @@ struct libvchan {
 	struct flow flow;
 	size_t in_size, out_size;  /* the rings as the API has them, in bytes; the
 	                            * memory may be more */
-	size_t small_write;        /* larger ones gain nothing by gathering */
 
 	/* The reader's; all but taking from the ring under `reading`. */
 	pthread_mutex_t reading;

@@ -14,6 +14,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 #define PAUSE (250 * CLOCK_US)    /* between writes: not a stream */
+#define SMALL_WRITE ((size_t)8192) /* bytes */
 
 static size_t min_size(size_t a, size_t b)
 {
@@ -68,13 +69,19 @@ static void end_streak(libvchan_t *h)
 
 /* ---- writing ---- */
 
+/* Larger writes gain nothing by gathering. */
+static inline bool is_small(const libvchan_t *h, size_t size)
+{
+	return size <= SMALL_WRITE && size <= h->out_size / 4;
+}
+
 /* Counts this write; true: it belongs to a stream.  The first of a streak, which
  * most often is a request or an answer, needs no clock. */
 static bool is_stream(libvchan_t *h, size_t size)
 {
 	int streak = atomic_load(&h->streak);
 
-	if (size > h->small_write) {
+	if (!is_small(h, size)) {
 		if (streak)
 			atomic_store(&h->streak, 0);
 		return false;
@@ -229,7 +236,7 @@ static int write_all(libvchan_t *h, const char *data, size_t size, bool blocking
 static inline bool gathers(libvchan_t *h, const void *data, size_t size)
 {
 	/* Before there was a streak, the rings may be the driver's. */
-	if (!h || !data || atomic_load(&h->streak) < CONN_STREAK || size - 1 >= h->small_write ||
+	if (!h || !data || atomic_load(&h->streak) < CONN_STREAK || !size || !is_small(h, size) ||
 	    handle_state(h) != CONNECTED || atomic_load(&h->orphan) || atomic_load(&h->dead) ||
 	    ring_fill(&h->out) == 0 || wire_room(h) < size)
 		return false;
@@ -370,26 +377,21 @@ static int end_reading(libvchan_t *h, int n)
 	return n;
 }
 
-/* n of the bytes that lie in the read ring, which only the reader takes from:
- * so it needs no lock.  Most of all reads of small messages end here. */
-static inline void take_ready(libvchan_t *h, char *data, size_t n)
+/* All of it lies in the read ring, which only the reader takes from, so that it needs
+ * no lock; and nothing else is to be done.  Most of all reads of small messages end
+ * here. */
+static inline bool was_ready(libvchan_t *h, void *data, size_t size)
 {
-	ring_get(&h->in, data, n);
-	wire_handed(h, n);
-	if (atomic_load(&h->more))
-		conn_tell_of_more(h);
-	if (atomic_load(&h->capped))
-		tell_of_rest(h);
-}
-
-/* The bytes in the read ring, if nothing else is to be done than to take them.  Until
- * it is finished a client's rings are the driver's. */
-static inline size_t ready_at_once(libvchan_t *h, const void *data)
-{
+	/* Until it is finished a client's rings are the driver's. */
 	if (!h || !data || !atomic_load(&h->finished) || atomic_load(&h->orphan) ||
-	    atomic_load(&h->streak) || ring_fill(&h->out))
-		return 0;
-	return ring_fill(&h->in);
+	    atomic_load(&h->streak) || ring_fill(&h->out) || size - 1 >= h->in_size ||
+	    ring_fill(&h->in) < size)
+		return false;
+	ring_get(&h->in, data, size);
+	wire_handed(h, size);
+	conn_tell_of_more(h);
+	tell_of_rest(h);
+	return true;
 }
 
 static size_t take(libvchan_t *h, char *data, size_t size)
@@ -450,13 +452,10 @@ static int read_some(libvchan_t *h, char *data, size_t size, bool blocking)
 
 EXPORT int libvchan_read(libvchan_t *h, void *data, size_t size)
 {
-	size_t at_once = ready_at_once(h, data);
 	int go;
 
-	if (size && at_once >= size && size <= h->in_size) {
-		take_ready(h, data, size);
+	if (was_ready(h, data, size))
 		return (int)size;
-	}
 	go = check(h, data, size, ECONNRESET);
 	if (go <= 0)
 		return go;
@@ -505,13 +504,10 @@ static int recv_all(libvchan_t *h, char *data, size_t size, bool blocking)
 
 EXPORT int libvchan_recv(libvchan_t *h, void *data, size_t size)
 {
-	size_t at_once = ready_at_once(h, data);
 	int go;
 
-	if (size && at_once >= size && size <= h->in_size) {
-		take_ready(h, data, size);
+	if (was_ready(h, data, size))
 		return (int)size;
-	}
 	go = check(h, data, size, ECONNRESET);
 	if (go <= 0)
 		return go;

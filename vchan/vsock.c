@@ -239,9 +239,11 @@ ssize_t vsock_recv(int fd, struct iovec *to, size_t pieces, bool wait)
 	struct msghdr m;
 	ssize_t n;
 
-	memset(&m, 0, sizeof m);
-	m.msg_iov = to;
-	m.msg_iovlen = pieces;
+	if (pieces > 1) {
+		memset(&m, 0, sizeof m);
+		m.msg_iov = to;
+		m.msg_iovlen = pieces;
+	}
 	do
 		n = pieces == 1 ? RECV(fd, to->iov_base, to->iov_len, flags) :
 				  RECVMSG(fd, &m, flags);

@@ -79,17 +79,6 @@ void wire_deal_out(libvchan_t *h, char *data, size_t size, const char *got, size
 	memcpy(data, got, n < size ? n : size);
 }
 
-ssize_t wire_taken(libvchan_t *h, char *data, size_t size, size_t n)
-{
-	if (n == 0)
-		return h->eof ? -1 : 0;
-	h->ahead = n > size;
-	if (n > size)
-		n = size;
-	ring_get(&h->in, data, n);
-	return (ssize_t)n;
-}
-
 static size_t plain_pull(libvchan_t *h, bool wait)
 {
 	bool gone = handle_state(h) == DISCONNECTED;
@@ -112,8 +101,7 @@ static size_t plain_pull(libvchan_t *h, bool wait)
 	return (size_t)n;
 }
 
-/* A small read, as wire_recv, with a little more. */
-static ssize_t recv_near(libvchan_t *h, char *data, size_t size, bool wait)
+static ssize_t plain_recv_near(libvchan_t *h, char *data, size_t size, bool wait)
 {
 	bool gone = handle_state(h) == DISCONNECTED;
 	char near[COPIED_READ + NEAR_MORE];
@@ -128,36 +116,12 @@ static ssize_t recv_near(libvchan_t *h, char *data, size_t size, bool wait)
 	return (size_t)n < size ? n : (ssize_t)size;
 }
 
-static ssize_t plain_recv(libvchan_t *h, void *data, size_t size, bool wait)
+static ssize_t plain_recv(libvchan_t *h, char *data, size_t size, bool wait)
 {
 	bool gone = handle_state(h) == DISCONNECTED;
-	struct iovec to[2];
-	size_t pieces = 1, room = 0;
-	ssize_t n;
+	struct iovec to = { data, size };
 
-	if (size <= COPIED_READ)
-		return h->ahead ? wire_taken(h, data, size, plain_pull(h, wait)) :
-				  recv_near(h, data, size, wait);
-
-	to[0].iov_base = data;
-	to[0].iov_len = size;
-	if (size < SMALL_READ) {
-		room = wire_in_room(h);
-		to[pieces].iov_base = ring_room_at(&h->in);
-		to[pieces++].iov_len = room;
-	}
-	n = wire_received(h, gone, vsock_recv(h->sock, to, pieces, wait && !gone));
-	if (n <= (ssize_t)size)
-		return n;
-	ring_added(&h->in, (size_t)n - size);
-	if ((size_t)n == size + room)
-		atomic_store(&h->more, true);
-	return (ssize_t)size;
-}
-
-ssize_t wire_recv(libvchan_t *h, void *data, size_t size, bool wait)
-{
-	return h->framed ? framed_recv(h, data, size, wait) : plain_recv(h, data, size, wait);
+	return wire_received(h, gone, vsock_recv(h->sock, &to, 1, wait && !gone));
 }
 
 size_t wire_pull(libvchan_t *h, bool wait)
@@ -165,6 +129,30 @@ size_t wire_pull(libvchan_t *h, bool wait)
 	if (h->eof)
 		return 0;
 	return h->framed ? framed_pull(h, wait) : plain_pull(h, wait);
+}
+
+/* Of what wire_pull has put into the ring, as wire_recv. */
+static ssize_t take_pulled(libvchan_t *h, char *data, size_t size, size_t n)
+{
+	if (n == 0)
+		return h->eof ? -1 : 0;
+	h->ahead = n > size;
+	if (n > size)
+		n = size;
+	ring_get(&h->in, data, n);
+	return (ssize_t)n;
+}
+
+ssize_t wire_recv(libvchan_t *h, char *data, size_t size, bool wait)
+{
+	if (size >= SMALL_READ)
+		return h->framed ? framed_recv(h, data, size, wait) :
+				   plain_recv(h, data, size, wait);
+	/* What waits in the write ring wants signals blocked (handle.h). */
+	if (size > COPIED_READ || h->ahead || (h->framed && wire_unsent(h)))
+		return take_pulled(h, data, size, wire_pull(h, wait));
+	return h->framed ? framed_recv_near(h, data, size, wait) :
+			   plain_recv_near(h, data, size, wait);
 }
 
 void wire_tell(libvchan_t *h)

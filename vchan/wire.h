@@ -38,7 +38,7 @@ ssize_t wire_send(libvchan_t *h, const void *data, size_t size, bool wait);
 /* The receiver, while the read ring is empty: receive into the caller's buffer,
  * and into the read ring what small reads will ask for next.  Returns the
  * bytes in the caller's buffer, 0 when there are none now; -1: `eof`. */
-ssize_t wire_recv(libvchan_t *h, void *data, size_t size, bool wait);
+ssize_t wire_recv(libvchan_t *h, char *data, size_t size, bool wait);
 
 /* The receiver: receive what there is into the read ring; the number of bytes. */
 size_t wire_pull(libvchan_t *h, bool wait);
@@ -67,14 +67,16 @@ ssize_t wire_sent(libvchan_t *h, ssize_t n);
 ssize_t wire_received(libvchan_t *h, bool gone, ssize_t n);
 
 /* The receiver, of a read of `size` bytes: the n bytes that came for it, and what is
- * too much into the read ring; or n of them lie there already, as wire_recv. */
+ * too much into the read ring. */
 void wire_deal_out(libvchan_t *h, char *data, size_t size, const char *got, size_t n);
-ssize_t wire_taken(libvchan_t *h, char *data, size_t size, size_t n);
 
 void framed_unlock(libvchan_t *h);
 size_t framed_drain(libvchan_t *h);
 ssize_t framed_send(libvchan_t *h, const void *data, size_t size);
-ssize_t framed_recv(libvchan_t *h, void *data, size_t size, bool wait);
+/* Into `data`, as much as comes: the bytes of payload; 0: none now; -1: eof. */
+ssize_t framed_recv(libvchan_t *h, char *data, size_t size, bool wait);
+/* A small read, as wire_recv. */
+ssize_t framed_recv_near(libvchan_t *h, char *data, size_t size, bool wait);
 size_t framed_pull(libvchan_t *h, bool wait);
 void framed_tell(libvchan_t *h);
 
@@ -156,12 +158,18 @@ static inline bool framed_owes_news(const libvchan_t *h)
 	return atomic_load(&h->flow.handed) != atomic_load(&h->flow.told);
 }
 
+/* Anybody: so much more that it is told without having asked. */
+static inline bool framed_owes_much(const struct flow *f)
+{
+	return atomic_load(&f->handed) - atomic_load(&f->told) >= f->rx_window / 2;
+}
+
 /* Anybody: may the peer be waiting to hear what our program has had?  False if
  * the driver will look after that. */
 static inline bool framed_has_to_tell(const struct flow *f)
 {
 	return !atomic_load(&f->untold) || atomic_load(&f->due) || atomic_load(&f->asked_us) ||
-	       atomic_load(&f->handed) - atomic_load(&f->told) >= f->rx_window / 2;
+	       framed_owes_much(f);
 }
 
 /* The reader: its program has had n bytes. */

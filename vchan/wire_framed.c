@@ -110,9 +110,8 @@ static void count_packets(struct flow *f, size_t sent)
 /* ---- sending: `draining` is held ---- */
 
 /* How much of a frame of at most `size` bytes may be begun now. */
-static size_t allowed(libvchan_t *h, size_t size)
+static size_t allowed(struct flow *f, size_t size)
 {
-	struct flow *f = &h->flow;
 	size_t n = min_size(min_size(size, FRAME_MOST), window_left(f));
 
 	if (f->packets >= f->packets_max / 2) {
@@ -120,11 +119,7 @@ static size_t allowed(libvchan_t *h, size_t size)
 		if (f->packets >= f->packets_max / 2 && !atomic_exchange(&f->counting, true))
 			owe(f, DUE_ASK_COUNT);
 	}
-	if (f->packets >= f->packets_max)
-		n = 0;
-	if (n == 0 && size > 0)
-		atomic_store(&h->blocked, true);
-	return n;
+	return f->packets < f->packets_max ? n : 0;
 }
 
 /* What every header says; and the flags, which are thereby done with. */
@@ -199,7 +194,7 @@ static bool is_amid(const struct flow *f)
 }
 
 /* True: it was due. */
-static bool settle(struct flow *f, unsigned what)
+static bool take_due(struct flow *f, unsigned what)
 {
 	return atomic_fetch_and(&f->due, ~what) & what;
 }
@@ -211,12 +206,12 @@ static bool send_what_is_due(libvchan_t *h)
 
 	if (!atomic_load(&f->due) || is_amid(f) || atomic_load(&h->dead))
 		return false;
-	if (settle(f, DUE_COUNT))
+	if (take_due(f, DUE_COUNT))
 		make_count(h, false);
-	else if (settle(f, DUE_ASK_COUNT))
+	else if (take_due(f, DUE_ASK_COUNT))
 		make_count(h, true);
 	/* Two threads may have seen the same news; it is told once. */
-	else if ((settle(f, DUE_ACK) && framed_owes_news(h)) ||
+	else if ((take_due(f, DUE_ACK) && framed_owes_news(h)) ||
 		 (atomic_load(&f->due) & DUE_ASK))
 		make_header(h, 0, false);
 	else
@@ -238,7 +233,9 @@ static size_t drain_some(libvchan_t *h, size_t todo)
 		if (n > 0)
 			f->frame_left -= (uint32_t)n;
 	} else {
-		size = allowed(h, todo);
+		size = allowed(f, todo);
+		if (!size)
+			atomic_store(&h->blocked, true);
 		n = size ? begin_frame(h, ring_fill_at(&h->out), size) : 0;
 	}
 	if (n <= 0)
@@ -317,7 +314,7 @@ bool wire_ask(libvchan_t *h)
 /* One frame of what lies in no ring: the bytes that are dealt with. */
 static size_t send_frame(libvchan_t *h, const char *data, size_t size)
 {
-	size_t todo = allowed(h, min_size(size, h->out.size));
+	size_t todo = allowed(&h->flow, min_size(size, h->out.size));
 	ssize_t n = todo ? begin_frame(h, data, todo) : 0;
 
 	if (n < 0 || !todo)
@@ -345,9 +342,6 @@ ssize_t framed_send(libvchan_t *h, const void *data, size_t size)
 			break;
 		done += n;
 	}
-	/* Nothing waits there for an acknowledgement, whatever else has none. */
-	if (ring_fill(&h->out) == 0)
-		atomic_store(&h->blocked, false);
 	framed_unlock(h);
 	if (wire_unsent(h))
 		driver_kick(h);
@@ -543,8 +537,7 @@ static ssize_t receive_unstopped(libvchan_t *h, char *at, size_t room, bool wait
 	return n;
 }
 
-/* Into `at`, as much as comes: the bytes of payload; 0: none now; -1: eof. */
-static ssize_t receive(libvchan_t *h, char *at, size_t room, bool wait)
+ssize_t framed_recv(libvchan_t *h, char *at, size_t room, bool wait)
 {
 	if (wire_unsent(h))
 		return receive_unstopped(h, at, room, wait);
@@ -568,7 +561,7 @@ size_t framed_pull(libvchan_t *h, bool wait)
 	do {
 		room = ring_room(&h->in);
 		most = portion(h, room);
-		n = receive(h, ring_room_at(&h->in), most, wait && !total);
+		n = framed_recv(h, ring_room_at(&h->in), most, wait && !total);
 		if (n <= 0)
 			break;
 		ring_added(&h->in, (size_t)n);
@@ -578,8 +571,8 @@ size_t framed_pull(libvchan_t *h, bool wait)
 	return total;
 }
 
-/* A small read, as wire_recv: header and payload in one piece, with a little more. */
-static ssize_t recv_near(libvchan_t *h, char *data, size_t size, bool wait)
+/* Header and payload in one piece, with a little more. */
+ssize_t framed_recv_near(libvchan_t *h, char *data, size_t size, bool wait)
 {
 	struct flow *f = &h->flow;
 	unsigned head = f->left ? 0 : FRAME_HEADER - f->part_len;
@@ -606,27 +599,15 @@ static ssize_t recv_near(libvchan_t *h, char *data, size_t size, bool wait)
 	return (ssize_t)(k + size);
 }
 
-ssize_t framed_recv(libvchan_t *h, void *data, size_t size, bool wait)
-{
-	if (size >= SMALL_READ)
-		return receive(h, data, size, wait);
-	if (size <= COPIED_READ && !h->ahead && !wire_unsent(h))
-		return recv_near(h, data, size, wait);
-	return wire_taken(h, data, size, framed_pull(h, wait));
-}
-
 /* ---- the reader ---- */
 
 /* True: the peer should be told now. */
-static bool is_ack_due(const struct flow *f)
+static bool is_ack_due(const libvchan_t *h)
 {
-	uint64_t untold = atomic_load(&f->handed) - atomic_load(&f->told);
+	const struct flow *f = &h->flow;
 
-	if (untold == 0)
-		return false;
-	if (untold >= f->rx_window / 2)
-		return true;
-	return atomic_load(&f->asked_us) && f->rx_window < PACKET_MOST;
+	return framed_owes_much(f) || (framed_owes_news(h) && atomic_load(&f->asked_us) &&
+				       f->rx_window < PACKET_MOST);
 }
 
 /* Who asks is heard when the program receives; but it may read from the ring
@@ -639,7 +620,7 @@ void framed_tell(libvchan_t *h)
 		return;
 	if (atomic_load(&f->due) & DUE_COUNT)
 		send_flags(h);
-	if (is_ack_due(f)) {
+	if (is_ack_due(h)) {
 		wire_acknowledge(h);
 	} else if (!atomic_load(&f->untold) && framed_owes_news(h)) {
 		atomic_store(&f->untold, true);
