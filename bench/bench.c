@@ -6,6 +6,8 @@
  *         Prints the vsock port where it waits for a measurer, then obeys it.
  *     vchan-bench measure DOMAIN CID PORT
  *         Reads orders from stdin, one a line, and prints what came of each.
+ *     vchan-bench parts
+ *         Prints what a set-up is made of, ns: enum part (bench.h).
  *
  * DOMAIN is the other end's, for libvchan; CID and PORT are where the partner is.
  * bench/run starts both, wherever they are to be, and makes sense of the numbers.
@@ -36,8 +38,19 @@ static void __attribute__((noreturn)) fail(const char *what)
 static void usage(void)
 {
 	fputs("usage: vchan-bench partner DOMAIN\n"
-	      "       vchan-bench measure DOMAIN CID PORT\n", stderr);
+	      "       vchan-bench measure DOMAIN CID PORT\n"
+	      "       vchan-bench parts\n", stderr);
 	exit(2);
+}
+
+/* Elsewhere /dev/vsock may lead to somebody else's hypervisor. */
+static void insist_on_loopback(void)
+{
+	if (access("/sys/module/vsock_loopback", F_OK) == 0)
+		return;
+	fputs("vchan-bench: no vsock loopback here: use bench/run, which boots a machine\n",
+	      stderr);
+	exit(1);
 }
 
 static long number(const char *text)
@@ -67,8 +80,10 @@ static void obey(struct self *self)
 static void be_partner(struct self *self)
 {
 	uint32_t port = 0;
-	int listener = socket_listen(&port, false);
+	int listener;
 
+	insist_on_loopback();
+	listener = socket_listen(&port, false);
 	if (listener < 0)
 		fail("listen");
 	printf("%" PRIu32 "\n", port);
@@ -131,10 +146,23 @@ static void measure(struct self *self)
 	}
 }
 
+static int print_parts(void)
+{
+	uint64_t ns[PARTS];
+
+	insist_on_loopback();
+	measure_parts(ns);
+	for (int i = 0; i < PARTS; i++)
+		printf("%" PRIu64 "%c", ns[i], i + 1 < PARTS ? ' ' : '\n');
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct self self = { false, 0, 0, -1 };
 
+	if (argc == 2 && strcmp(argv[1], "parts") == 0)
+		return print_parts();
 	if (argc < 3)
 		usage();
 	self.domain = (int)number(argv[2]);

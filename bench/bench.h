@@ -115,4 +115,11 @@ uint64_t now_ns(void);
  * In *r what this end saw. */
 void run_case(const struct self *self, const struct order *o, struct report *r);
 
+/* ---- parts.c: of a set-up, at one end ---- */
+
+enum part { PART_THREAD, PART_RINGS, PART_FDS, PART_LISTENER, PARTS };
+
+/* Medians, ns; 0: it failed. */
+void measure_parts(uint64_t ns[PARTS]);
+
 #endif

@@ -249,7 +249,7 @@ def idle(pair, seconds=IDLE_MS // 1000):
     return {"channels": IDLE_CHANNELS, "seconds": seconds, "ways": found}
 
 
-def busy(pair, milliseconds=800):
+def busy(pair, milliseconds=2500):
     """Bytes a second through all channels, and the slowest one's part of the mean."""
     table = []
     for channels in CHANNEL_COUNTS:
@@ -264,6 +264,19 @@ def busy(pair, milliseconds=800):
                          "fairness": answer.least * channels / max(1, answer.bytes)}
         table.append({"channels": channels, "ways": ways})
     return table
+
+
+# bench.h
+PARTS = ["a thread, created and joined", "two rings, mapped twice each and unmapped",
+         "an epoll set and two eventfds", "a socket that listens"]
+
+
+def parts():
+    """What one end of a set-up is made of: ns each, None if it failed."""
+    done = subprocess.run([PROGRAM, "parts"], check=True, text=True, stdout=subprocess.PIPE,
+                          timeout=PATIENCE,
+                          env={**os.environ, "LD_LIBRARY_PATH": str(ROOT / "build")})
+    return dict(zip(PARTS, (int(word) or None for word in done.stdout.split())))
 
 
 # With fewer and more messages each, which under strace are slow.

@@ -185,6 +185,11 @@ def late_table(found):
     return aligned(lines)
 
 
+def parts_table(found):
+    return aligned([["", "median"], *([name, f"{ns / 1000:,.0f} us" if ns else "failed"]
+                                      for name, ns in found.items())])
+
+
 def idle_table(found):
     lines = [["", "resident, a channel", "fds, a channel", "wake-ups, of all"]]
     for way, numbers in found["ways"].items():
@@ -216,6 +221,8 @@ def text(results):
     for place, rows in results["places"].items():
         parts += [f"## {place}", speed_table(rows), deaths(rows),
                   "### CPU time of both processes", cpu_table(rows)]
+    if "parts" in results:
+        parts += ["## What one end of a set-up and close is made of", parts_table(results["parts"])]
     if "late" in results:
         parts += ["## How late a message is that nothing follows, loopback",
                   late_table(results["late"])]

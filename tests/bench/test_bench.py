@@ -44,6 +44,12 @@ def test_lateness_is_measured(pair, what, way):
     assert 0 < answer.median <= answer.most
 
 
+def test_parts_of_a_set_up_are_measured():
+    found = measure.parts()
+    assert list(found) == measure.PARTS and all(found.values())
+    assert len(report.parts_table(found).splitlines()) == 2 + len(found)
+
+
 def test_tables_tell_what_was_measured(pair):
     """From measurement to Markdown: a line for each case, with a ratio."""
     rows = [{**case.__dict__, "ways": measure.run_case(pair, case, 2, 1_000_000)}

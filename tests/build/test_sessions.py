@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """./run-tests adds up right: nothing that went wrong can look like success."""
+import ast
+import pathlib
 import re
+import subprocess
 import tempfile
 
 import pytest
@@ -154,6 +157,26 @@ def test_every_suite_is_in_exactly_one_ordinary_session():
     there = {path.parent.name for path in sessions.TESTS.glob("*/test_*.py")}
     assert len(planned) == len(set(planned))
     assert there <= set(planned)
+
+
+def test_every_suite_of_the_lab_is_guarded():
+    """Elsewhere /dev/vsock may lead to somebody else's hypervisor."""
+    guard = re.search(r"^VSOCK_SUITES = (.+)", (sessions.TESTS / "conftest.py").read_text(), re.M)
+    needing = {suite for session in sessions.SESSIONS if session.lab for suite in session.suites}
+    assert set(ast.literal_eval(guard.group(1))) == needing
+
+
+def test_benchmark_opens_no_vsock_without_loopback():
+    """The same, of the program that bench/run starts."""
+    if pathlib.Path("/sys/module/vsock_loopback").exists():
+        pytest.skip("this machine has vsock loopback")
+    subprocess.run(["make", "-s", "bench-program"], cwd=sessions.ROOT, check=True, timeout=60)
+    for words in (["parts"], ["partner", "3"]):
+        done = subprocess.run([sessions.ROOT / "build/bench/vchan-bench", *words], text=True,
+                              stderr=subprocess.PIPE, stdout=subprocess.PIPE, timeout=20,
+                              env={"LD_LIBRARY_PATH": str(sessions.ROOT / "build")})
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "no vsock loopback here" in done.stderr
 
 
 def test_usage_is_shown_without_running_anything(run_tests):
