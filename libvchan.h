@@ -182,7 +182,9 @@ int libvchan_is_open(libvchan_t *ctrl);
 
 /*
  * How many bytes can be read without blocking, 0 and up.  Takes in what has
- * arrived: a program may spin on this call and nothing else.
+ * arrived: a program may spin on this call and nothing else.  Where much has
+ * arrived it may tell of a first part only; then the fd is readable for the rest,
+ * and libvchan_read returns more than that.
  */
 int libvchan_data_ready(libvchan_t *ctrl);
 

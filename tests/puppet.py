@@ -91,15 +91,15 @@ class Puppet:
         self.begin("raw-recv", size)
         return self.answer()[1]
 
-    def asleep(self):
-        """Wait until its main thread has slept for a while."""
+    def asleep(self, in_a_row=True):
+        """Wait until its main thread has slept for a while, perhaps with breaks."""
         pid = self.process.pid
         samples = 0
 
         def slept():
             nonlocal samples
             sleeping = vchan.thread_state(pid, pid) == "S"
-            samples = samples + 1 if sleeping else 0
+            samples = samples + 1 if sleeping else samples * (not in_a_row)
             return samples >= 50  # of `until`, one each millisecond
 
         vchan.until(slept)

@@ -114,17 +114,9 @@ static void end_connection(libvchan_t *h, bool tell)
 
 void conn_ended(libvchan_t *h, bool tell)
 {
-	events_lock(&h->events);
-	end_connection(h, tell);
-	events_unlock(&h->events);
-}
-
-/* The driver's. */
-static void ended(libvchan_t *h)
-{
 	if (!lock_events(h))
 		return;
-	end_connection(h, true);
+	end_connection(h, tell);
 	events_unlock(&h->events);
 }
 
@@ -139,28 +131,36 @@ void conn_give_up(libvchan_t *h, enum state state, int err)
 
 /* ---- the beginning ---- */
 
+/* Under the lock of the events. */
+static void watch_socket(libvchan_t *h)
+{
+	if (events_add_socket(&h->events, h->sock) == 0)
+		return;
+	log_error(&h->log, "cannot watch the connection: %s", log_reason(errno).text);
+	end_connection(h, true);
+}
+
 void conn_established(libvchan_t *h, int sock)
 {
-	bool failed;
-	int err = 0;
-
 	h->sock = sock;
 	if (!lock_events(h))
 		return;
 	/* The state first: the fd may be readable from the next line on. */
 	atomic_store(&h->state, CONNECTED);
-	failed = events_add_socket(&h->events, sock) < 0;
-	if (failed) {
-		err = errno;
-		end_connection(h, true);
-	}
+	if (atomic_load(&h->fd_used))
+		watch_socket(h);
 	events_raise(&h->events);
 	events_unlock(&h->events);
 	driver_state_changed(h);
-	if (failed)
-		log_error(&h->log, "cannot watch the connection: %s", log_reason(err).text);
-	else
-		log_info(&h->log, "connected, %s wire", h->framed ? "framed" : "plain");
+	log_info(&h->log, "connected, %s wire", h->framed ? "framed" : "plain");
+}
+
+void conn_begin_to_use_fd(libvchan_t *h)
+{
+	events_lock(&h->events);
+	if (!atomic_exchange(&h->fd_used, true) && handle_state(h) == CONNECTED)
+		watch_socket(h);
+	events_unlock(&h->events);
 }
 
 /* ---- connected, and after ---- */
@@ -171,7 +171,7 @@ static void notice_end(libvchan_t *h)
 
 	if (handle_state(h) == CONNECTED &&
 	    (poll(&p, 1, 0) > 0 || atomic_load(&h->dead)))
-		ended(h);
+		conn_ended(h, true);
 }
 
 /* Somebody had seen too little room, and now there is more. */
@@ -412,10 +412,9 @@ void conn_flush(libvchan_t *h)
 
 /* ---- receiving, by whoever does ---- */
 
-void conn_received(libvchan_t *h, bool tell)
+void conn_use_room(libvchan_t *h, bool tell)
 {
-	wire_tell(h);
-	if (!wire_made_room(h))
+	if (!atomic_exchange(&h->flow.made_room, false))
 		return;
 	if (wire_unsent(h))
 		conn_flush(h);
@@ -426,7 +425,6 @@ void conn_received(libvchan_t *h, bool tell)
 
 void conn_data_came(libvchan_t *h)
 {
-	atomic_store(&h->taken, true);
 	if (ring_fill(&h->in) || atomic_load(&h->waiting))
 		conn_raise(h);
 }
@@ -439,21 +437,29 @@ bool conn_may_receive(libvchan_t *h)
 	return true;
 }
 
-void conn_stop_receiving(libvchan_t *h)
+/* The fd is readable so long as the socket is. */
+static void arm(libvchan_t *h)
 {
-	conn_leave_socket(h);
-	conn_tell_of_more(h);
-}
-
-void conn_tell_of_more(libvchan_t *h)
-{
-	if (atomic_load(&h->more) && wire_in_room(h) && atomic_exchange(&h->more, false))
+	if (!atomic_load(&h->fd_used))
+		return; /* it will be, when it is */
+	if (handle_state(h) != CONNECTED || events_rearm_socket(&h->events, h->sock) < 0)
 		conn_raise(h);
 }
 
-void conn_leave_socket(libvchan_t *h)
+void conn_say_that_more_is(libvchan_t *h)
 {
-	pthread_mutex_unlock(&h->reading);
+	/* Of more than a ring data_ready says nothing; but news of room may come
+	 * behind it, for a thread that could not receive while we did. */
+	if (ring_fill(&h->in) >= h->in_size && !conn_awaits_news(h))
+		return;
+	if (atomic_load(&h->missed) && atomic_exchange(&h->missed, false))
+		conn_raise(h);
+	if (atomic_load(&h->rest) && !atomic_exchange(&h->armed, true))
+		arm(h);
+}
+
+void conn_let_others_in(libvchan_t *h)
+{
 	wake_writer(h);
 	if (atomic_load(&h->wants_input) && atomic_exchange(&h->wants_input, false))
 		driver_kick(h);
@@ -461,10 +467,7 @@ void conn_leave_socket(libvchan_t *h)
 
 static void take_in(libvchan_t *h)
 {
-	size_t n = wire_pull(h, false);
-
-	if (n)
-		conn_data_came(h);
+	conn_something_came(h, wire_pull(h, SIZE_MAX, false) > 0);
 	if (h->eof)
 		conn_ended(h, true);
 	conn_received(h, true);

@@ -14,6 +14,7 @@
 #include <sys/types.h>
 
 #include "handle.h"
+#include "wire.h"
 
 /* So many small writes in a row are a stream: they gather in the ring. */
 #define CONN_STREAK 5
@@ -41,6 +42,13 @@ void conn_established(libvchan_t *h, int sock);
 void conn_give_up(libvchan_t *h, enum state state, int err);
 
 void conn_raise(libvchan_t *h);
+/* A caller: from now on the program may sleep on the fd. */
+void conn_begin_to_use_fd(libvchan_t *h);
+HOT void conn_use_fd(libvchan_t *h)
+{
+	if (!atomic_load(&h->fd_used))
+		conn_begin_to_use_fd(h);
+}
 
 /* A caller found the connection's end.  `tell`: raise the event; false only
  * in libvchan_wait, which is about to report it. */
@@ -55,15 +63,58 @@ void conn_await_room(libvchan_t *h, size_t enough);
 /* Whoever receives holds `reading`, and tells afterwards: that data came, and,
  * with conn_received, what the peer said beside it.  `tell`: as above. */
 bool conn_may_receive(libvchan_t *h);
+/* ... or only headers. */
 void conn_data_came(libvchan_t *h);
-void conn_received(libvchan_t *h, bool tell);
-void conn_stop_receiving(libvchan_t *h);
-/* When the ring was full, or a wait in another thread could not take in what it
- * was told of, the socket may hold data of which no edge will tell: this says so
+HOT void conn_something_came(libvchan_t *h, bool data)
+{
+	if (!data && !h->heard)
+		return;
+	h->heard = false;
+	/* A wait that this has deprived of its edge returns all the same. */
+	if (!atomic_load(&h->taken))
+		atomic_store(&h->taken, true);
+	if (data)
+		conn_data_came(h);
+}
+/* Somebody in another thread may want to know what comes behind the data. */
+HOT bool conn_awaits_news(const libvchan_t *h)
+{
+	return h->framed && atomic_load(&h->want_room);
+}
+void conn_use_room(libvchan_t *h, bool tell);
+HOT void conn_received(libvchan_t *h, bool tell)
+{
+	if (!h->framed)
+		return;
+	if (framed_has_to_tell(&h->flow))
+		framed_tell(h);
+	if (atomic_load(&h->flow.made_room) &&
+	    (wire_unsent(h) || atomic_load(&h->want_room) || atomic_load(&h->writer_waits)))
+		conn_use_room(h, tell);
+}
+/* When the socket was not emptied, or a wait in another thread could not take in what
+ * it was told of, the socket may hold data of which no edge will tell: this says so
  * once there is room. */
-void conn_tell_of_more(libvchan_t *h);
+void conn_say_that_more_is(libvchan_t *h);
+HOT void conn_tell_of_more(libvchan_t *h)
+{
+	if (atomic_load(&h->missed) || (atomic_load(&h->rest) && !atomic_load(&h->armed)))
+		conn_say_that_more_is(h);
+}
+/* Who could not receive meanwhile. */
+void conn_let_others_in(libvchan_t *h);
 /* As conn_stop_receiving, but without an event for what is left in the socket. */
-void conn_leave_socket(libvchan_t *h);
+HOT void conn_leave_socket(libvchan_t *h)
+{
+	pthread_mutex_unlock(&h->reading);
+	if (atomic_load(&h->writer_waits) || atomic_load(&h->wants_input))
+		conn_let_others_in(h);
+}
+HOT void conn_stop_receiving(libvchan_t *h)
+{
+	conn_leave_socket(h);
+	conn_tell_of_more(h);
+}
 /* All of that, for a thread that wants room, not data.  False: another thread
  * is receiving. */
 bool conn_take_in(libvchan_t *h);

@@ -10,16 +10,18 @@
 
 #include "fd.h"
 
+#define SOCKET_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
+
 enum member { EVENTFD, SOCKET };
 
-static int add(struct events *e, int fd, uint32_t mask, enum member which)
+static int control(struct events *e, int op, int fd, uint32_t mask, enum member which)
 {
 	struct epoll_event ev;
 
 	memset(&ev, 0, sizeof ev);
 	ev.events = mask;
 	ev.data.u32 = which;
-	return epoll_ctl(e->epoll, EPOLL_CTL_ADD, fd, &ev);
+	return epoll_ctl(e->epoll, op, fd, &ev);
 }
 
 int events_open(struct events *e)
@@ -31,7 +33,7 @@ int events_open(struct events *e)
 	e->epoll = fd_above_standard(epoll_create1(EPOLL_CLOEXEC));
 	if (e->epoll < 0)
 		return -1;
-	return add(e, e->eventfd, EPOLLIN, EVENTFD);
+	return control(e, EPOLL_CTL_ADD, e->eventfd, EPOLLIN, EVENTFD);
 }
 
 void events_close(struct events *e)
@@ -101,7 +103,12 @@ void events_clear(struct events *e)
 
 int events_add_socket(struct events *e, int fd)
 {
-	return add(e, fd, EPOLLIN | EPOLLRDHUP | EPOLLET, SOCKET);
+	return control(e, EPOLL_CTL_ADD, fd, SOCKET_EVENTS, SOCKET);
+}
+
+int events_rearm_socket(struct events *e, int fd)
+{
+	return control(e, EPOLL_CTL_MOD, fd, SOCKET_EVENTS, SOCKET);
 }
 
 void events_drop_socket(struct events *e, int fd)

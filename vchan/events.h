@@ -2,7 +2,8 @@
 /*
  * Notification: the one fd that a program sleeps on.
  *
- * It is an epoll fd with two members.  The connected socket, edge-triggered:
+ * It is an epoll fd with two members.  The connected socket, edge-triggered, once
+ * the program has shown that it sleeps on the fd (each arrival costs more then):
  * each arrival of data, and the end, make the epoll fd readable with nobody's
  * help, until they are harvested.  And an eventfd for all else: connected,
  * room, disconnected, data that is unread although no new edge will tell of
@@ -52,5 +53,7 @@ void events_raise(struct events *e);
 void events_clear(struct events *e);
 int events_add_socket(struct events *e, int fd);
 void events_drop_socket(struct events *e, int fd);
+/* An edge if there is something now.  -1: the socket is not there. */
+int events_rearm_socket(struct events *e, int fd);
 
 #endif

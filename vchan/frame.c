@@ -5,10 +5,6 @@
 
 #include "ring.h"
 
-#define COUNT 0x10000000u
-#define ASK 0x40000000u
-#define END 0x80000000u
-
 #define RING_MIN 4096u
 #define EXACT_BELOW (64u << 10)
 #define WINDOW_LARGE (1u << 20)
@@ -74,28 +70,6 @@ const char *hello_check_rings(const struct hello *h)
 	if (is_ring(h->read_ring) && is_ring(h->write_ring))
 		return NULL;
 	return "ring sizes that are no powers of two from 4 KiB to 1 GiB";
-}
-
-void frame_encode(const struct frame *f, unsigned char to[FRAME_HEADER])
-{
-	put32(to, f->length | (f->count ? COUNT : 0) | (f->ask ? ASK : 0) |
-			  (f->end ? END : 0));
-	put32(to + 4, f->handed);
-}
-
-bool frame_decode(const unsigned char from[FRAME_HEADER], struct frame *f)
-{
-	uint32_t word = get32(from);
-
-	f->length = word & FRAME_LENGTH_MAX;
-	f->ask = word & ASK;
-	f->end = word & END;
-	f->count = word & COUNT;
-	f->handed = get32(from + 4);
-	if (f->length && (f->end || f->count))
-		return false;
-	return !(f->end && f->count) &&
-	       (word & ~(FRAME_LENGTH_MAX | COUNT | ASK | END)) == 0;
 }
 
 uint32_t frame_window(uint32_t ring)

@@ -6,8 +6,12 @@
 #ifndef VCHAN_FRAME_H
 #define VCHAN_FRAME_H
 
+#include <endian.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
+
+#include "hot.h"
 
 #define HELLO_SIZE 32
 #define FRAME_HEADER 8
@@ -41,13 +45,42 @@ const char *hello_decode(const unsigned char from[HELLO_SIZE], struct hello *h);
  * what is wrong. */
 const char *hello_check_rings(const struct hello *h);
 
-void frame_encode(const struct frame *f, unsigned char to[FRAME_HEADER]);
-/* False: bits are set that have no meaning together. */
-bool frame_decode(const unsigned char from[FRAME_HEADER], struct frame *f);
-
 /* How much may be under way to a program that reads through a ring of this
  * size: the ring where programs take their clock from it (below 64 KiB), as on
  * Xen, and a MiB or more where only throughput matters. */
 uint32_t frame_window(uint32_t ring);
+
+/* ---- inline, as each message passes through them ---- */
+
+#define FRAME_COUNT 0x10000000u
+#define FRAME_ASK 0x40000000u
+#define FRAME_END 0x80000000u
+
+HOT void frame_encode(const struct frame *f, unsigned char to[FRAME_HEADER])
+{
+	const uint32_t words[2] = {
+		htole32(f->length | (f->count ? FRAME_COUNT : 0) | (f->ask ? FRAME_ASK : 0) |
+			(f->end ? FRAME_END : 0)),
+		htole32(f->handed),
+	};
+
+	memcpy(to, words, sizeof words);
+}
+
+/* False: bits are set that have no meaning together. */
+HOT bool frame_decode(const unsigned char from[FRAME_HEADER], struct frame *f)
+{
+	uint32_t words[2], rare;
+
+	memcpy(words, from, sizeof words);
+	words[0] = le32toh(words[0]);
+	f->length = words[0] & FRAME_LENGTH_MAX;
+	f->handed = le32toh(words[1]);
+	f->ask = words[0] & FRAME_ASK;
+	f->end = words[0] & FRAME_END;
+	f->count = words[0] & FRAME_COUNT;
+	rare = words[0] & ~(FRAME_LENGTH_MAX | FRAME_ASK);
+	return !rare || (!f->length && (rare == FRAME_END || rare == FRAME_COUNT));
+}
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "handle.h"
+#include "wire.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -41,6 +42,7 @@ libvchan_t *handle_new(void)
 	h->listeners[PLAIN] = h->listeners[FRAMED] = -1;
 	for (int i = 0; i < CANDIDATES; i++)
 		h->candidates[i].fd = -1;
+	h->portion = PORTION;
 	h->events.epoll = h->events.eventfd = -1;
 	pthread_mutex_init(&h->events.lock, NULL);
 	pthread_mutex_init(&h->reading, NULL);

@@ -127,6 +127,7 @@ struct libvchan {
 	atomic_bool closing;
 	int64_t linger_until;      /* ns; set before closing */
 	struct events events;
+	atomic_bool fd_used;       /* the program sleeps on the fd, or may do so */
 	int sock;                  /* connected; set before the state */
 	bool framed;               /* which wire; set before the state */
 	struct flow flow;
@@ -139,8 +140,13 @@ struct libvchan {
 	struct ring in;
 	bool eof;                  /* nothing will ever come again */
 	bool fresh;                /* wait has just filled the read ring */
+	bool heard;                /* something came, if only headers, of which `taken` does not tell yet */
 	bool ahead;                /* the last small read found more than it wanted */
-	atomic_bool more;          /* the socket may hold more than was asked of it */
+	size_t portion;            /* bytes for the next wire_pull_some */
+	atomic_bool rest;          /* the socket may hold more than was asked of it; */
+	atomic_bool armed;         /* the fd tells of that, until the next wait; or
+	                            * will, once it is used */
+	atomic_bool missed;        /* a wait in another thread could not look there */
 	atomic_bool capped;        /* data_ready told of less than there is */
 	atomic_bool taken;         /* data was received since the last wait */
 	atomic_bool waiting;       /* a thread is in wait, or about to sleep there */
@@ -194,13 +200,13 @@ struct libvchan {
 	uint64_t exit_mark;           /* out.put when exit() began */
 };
 
-static inline enum state handle_state(const libvchan_t *h)
+HOT enum state handle_state(const libvchan_t *h)
 {
 	return (enum state)atomic_load(&h->state);
 }
 
 /* Connected, or was, over the framed wire. */
-static inline bool handle_is_framed(const libvchan_t *h)
+HOT bool handle_is_framed(const libvchan_t *h)
 {
 	enum state s = handle_state(h);
 

@@ -226,8 +226,8 @@ EXPORT libvchan_t *libvchan_client_init_async(int domain, int port, EVTCHN *watc
 	}
 	h = prepare_client("libvchan_client_init_async", domain, port);
 	if (h)
-		h = start(h);
-	if (!h)
+		conn_use_fd(h);
+	if (!h || !start(h))
 		return NULL;
 	*watch_fd = h->events.epoll;
 	return h;

@@ -45,7 +45,7 @@ static int unusable(const libvchan_t *h, int when_gone)
 }
 
 /* 1: go on; 0: nothing to do; -1: errno. */
-static int check(const libvchan_t *h, const void *data, size_t size, int when_gone)
+static int check_slowly(const libvchan_t *h, const void *data, size_t size, int when_gone)
 {
 	if (is_unusable(h)) {
 		if (h && size == 0 && atomic_load(&h->orphan))
@@ -55,6 +55,14 @@ static int check(const libvchan_t *h, const void *data, size_t size, int when_go
 	if (size == 0)
 		return 0;
 	return data ? 1 : fail(EINVAL);
+}
+
+HOT int check(const libvchan_t *h, const void *data, size_t size, int when_gone)
+{
+	if (h && data && size && !atomic_load(&h->orphan) && atomic_load(&h->finished) &&
+	    handle_state(h) == CONNECTED)
+		return 1;
+	return check_slowly(h, data, size, when_gone);
 }
 
 /* The program turns to something else than writing: what has gathered goes.
@@ -70,7 +78,7 @@ static void end_streak(libvchan_t *h)
 /* ---- writing ---- */
 
 /* Larger writes gain nothing by gathering. */
-static inline bool is_small(const libvchan_t *h, size_t size)
+HOT bool is_small(const libvchan_t *h, size_t size)
 {
 	return size <= SMALL_WRITE && size <= h->out_size / 4;
 }
@@ -208,10 +216,10 @@ static bool may_go_on(libvchan_t *h)
 	return ask_for_room(h, 1);
 }
 
-static int write_all(libvchan_t *h, const char *data, size_t size, bool blocking)
+/* The first `done` bytes have gone already. */
+static int write_rest(libvchan_t *h, const char *data, size_t size, size_t done, bool blocking)
 {
 	bool stream = is_stream(h, size);
-	size_t done = 0;
 	ssize_t n;
 
 	while (done < size) {
@@ -231,9 +239,30 @@ static int write_all(libvchan_t *h, const char *data, size_t size, bool blocking
 	return (int)done;
 }
 
+static int write_all(libvchan_t *h, const char *data, size_t size, bool blocking)
+{
+	return write_rest(h, data, size, 0, blocking);
+}
+
+/* A small write that follows none, most often a request or an answer: straight into
+ * the kernel.  The bytes that are dealt with; 0: none, and there was no harm. */
+HOT size_t go_at_once(libvchan_t *h, const void *data, size_t size)
+{
+	ssize_t n;
+
+	if (!h || !data || !size || !atomic_load(&h->finished) ||
+	    handle_state(h) != CONNECTED || atomic_load(&h->orphan) || atomic_load(&h->dead) ||
+	    atomic_load(&h->streak) || !is_small(h, size) || wire_unsent(h) ||
+	    wire_room(h) < size)
+		return 0;
+	atomic_store(&h->streak, 1);
+	n = wire_send(h, data, size, false);
+	return n > 0 ? (size_t)n : 0;
+}
+
 /* A stream goes on: behind what waits in the write ring already.  Most of all
  * writes of small messages end here. */
-static inline bool gathers(libvchan_t *h, const void *data, size_t size)
+HOT bool gathers(libvchan_t *h, const void *data, size_t size)
 {
 	/* Before there was a streak, the rings may be the driver's. */
 	if (!h || !data || atomic_load(&h->streak) < CONN_STREAK || !size || !is_small(h, size) ||
@@ -246,12 +275,27 @@ static inline bool gathers(libvchan_t *h, const void *data, size_t size)
 	return true;
 }
 
+/* What can be done at once: all, some or nothing of it. */
+HOT size_t begin_write(libvchan_t *h, const void *data, size_t size)
+{
+	return gathers(h, data, size) ? size : go_at_once(h, data, size);
+}
+
+/* There is room for the rest. */
+HOT int end_write(libvchan_t *h, const void *data, size_t size, size_t done)
+{
+	if (done == size)
+		return (int)size;
+	return write_rest(h, data, size, done, !atomic_load(&h->nonblocking));
+}
+
 EXPORT int libvchan_write(libvchan_t *h, const void *data, size_t size)
 {
+	size_t done = begin_write(h, data, size);
 	int go;
 
-	if (gathers(h, data, size))
-		return (int)size;
+	if (done)
+		return end_write(h, data, size, done);
 	go = check(h, data, size, EPIPE);
 	if (go <= 0)
 		return go;
@@ -297,11 +341,12 @@ static int send_over(libvchan_t *h, const char *data, size_t size)
 
 EXPORT int libvchan_send(libvchan_t *h, const void *data, size_t size)
 {
+	size_t done = begin_write(h, data, size);
 	bool blocking;
 	int go;
 
-	if (gathers(h, data, size))
-		return (int)size;
+	if (done)
+		return end_write(h, data, size, done);
 	go = check(h, data, size, EPIPE);
 	if (go <= 0)
 		return go;
@@ -347,8 +392,7 @@ static void start_reading(libvchan_t *h)
 
 static void after_pulling(libvchan_t *h, size_t n)
 {
-	if (n)
-		conn_data_came(h);
+	conn_something_came(h, n > 0);
 	if (h->eof)
 		conn_ended(h, true);
 	conn_received(h, true);
@@ -356,7 +400,7 @@ static void after_pulling(libvchan_t *h, size_t n)
 
 /* When the program was told of less than there was, no event will tell of the
  * rest. */
-static void tell_of_rest(libvchan_t *h)
+static void tell_of_capped(libvchan_t *h)
 {
 	if (atomic_load(&h->capped) && ring_fill(&h->in) &&
 	    atomic_exchange(&h->capped, false))
@@ -366,13 +410,17 @@ static void tell_of_rest(libvchan_t *h)
 /* The program has had n bytes, or the call has failed. */
 static int end_reading(libvchan_t *h, int n)
 {
-	int err = errno;
+	int err;
 
-	conn_stop_receiving(h);
 	if (n > 0) {
+		conn_stop_receiving(h);
 		wire_handed(h, (size_t)n);
-		tell_of_rest(h);
+		if (atomic_load(&h->capped))
+			tell_of_capped(h);
+		return n;
 	}
+	err = errno;
+	conn_stop_receiving(h);
 	errno = err;
 	return n;
 }
@@ -380,17 +428,18 @@ static int end_reading(libvchan_t *h, int n)
 /* All of it lies in the read ring, which only the reader takes from, so that it needs
  * no lock; and nothing else is to be done.  Most of all reads of small messages end
  * here. */
-static inline bool was_ready(libvchan_t *h, void *data, size_t size)
+HOT bool was_ready(libvchan_t *h, void *data, size_t size)
 {
 	/* Until it is finished a client's rings are the driver's. */
-	if (!h || !data || !atomic_load(&h->finished) || atomic_load(&h->orphan) ||
-	    atomic_load(&h->streak) || ring_fill(&h->out) || size - 1 >= h->in_size ||
-	    ring_fill(&h->in) < size)
+	if (!h || !data || !atomic_load(&h->finished) || ring_fill(&h->in) < size ||
+	    atomic_load(&h->orphan) || atomic_load(&h->streak) || ring_fill(&h->out) ||
+	    size - 1 >= h->in_size)
 		return false;
 	ring_get(&h->in, data, size);
 	wire_handed(h, size);
 	conn_tell_of_more(h);
-	tell_of_rest(h);
+	if (atomic_load(&h->capped))
+		tell_of_capped(h);
 	return true;
 }
 
@@ -440,10 +489,12 @@ static int read_some(libvchan_t *h, char *data, size_t size, bool blocking)
 	if (!has_socket(h))
 		return fail(gone(h, ECONNRESET));
 	got = take(h, data, size);
-	if (got == size || (got && blocking))
+	/* All that may be had without waiting is more than lay in the ring. */
+	if (got && blocking && !atomic_load(&h->rest))
 		return (int)got;
+	blocking &= got == 0;
 	do
-		n = receive(h, data + got, size - got, blocking);
+		n = got < size ? receive(h, data + got, size - got, blocking) : 0;
 	while (n == 0 && blocking);
 	if (n < 0 && got == 0)
 		return fail(gone(h, ECONNRESET));
@@ -491,7 +542,8 @@ static int recv_all(libvchan_t *h, char *data, size_t size, bool blocking)
 	    receive_exactly(h, data, size))
 		return (int)size;
 	while (ring_fill(&h->in) < size) {
-		size_t n = wire_pull(h, blocking);
+		size_t lacks = size - ring_fill(&h->in);
+		size_t n = wire_pull(h, lacks > PORTION ? lacks : PORTION, blocking);
 
 		after_pulling(h, n);
 		if (h->eof && ring_fill(&h->in) < size)
@@ -540,26 +592,35 @@ EXPORT int libvchan_data_ready(libvchan_t *h)
 	if (h->fresh && ring_fill(&h->in))
 		h->fresh = false;
 	else
-		after_pulling(h, wire_pull(h, false));
+		after_pulling(h, wire_pull_some(h, false));
 	conn_stop_receiving(h);
 	return ready(h);
 }
 
 /* ---- waiting ---- */
 
-/* The edge is spent: empty the socket, or leave word that it is not empty. */
+/* The edge is spent: take in what there is, or leave word that there is something. */
 static void take_in(libvchan_t *h)
 {
-	atomic_store(&h->more, true);
+	atomic_store(&h->missed, true);
 	if (!conn_may_receive(h))
-		return; /* whoever reads looks at `more` after unlocking */
-	atomic_store(&h->more, false);
-	wire_pull(h, false);
+		return; /* whoever reads looks at `missed` after unlocking */
+	atomic_store(&h->missed, false);
+	/* News of room may come behind the data. */
+	if (conn_awaits_news(h))
+		wire_pull(h, SIZE_MAX, false);
+	else
+		wire_pull_some(h, false);
+	h->heard = false;
 	h->fresh = true;
 	if (h->eof)
 		conn_ended(h, false);
 	conn_leave_socket(h);
 	conn_received(h, false);
+	/* Quiet, though there may be more; but not for a thread that wants room and
+	 * could not look for it while we did. */
+	if (conn_awaits_news(h))
+		conn_tell_of_more(h);
 }
 
 EXPORT int libvchan_wait(libvchan_t *h)
@@ -571,6 +632,7 @@ EXPORT int libvchan_wait(libvchan_t *h)
 		return fail(EINVAL);
 	if (is_unusable(h))
 		return 0;
+	conn_use_fd(h);
 	end_streak(h);
 	/* "I am about to wait", then look: a reader in another thread sets
 	 * `taken` and then looks at `waiting`. */
@@ -584,6 +646,7 @@ EXPORT int libvchan_wait(libvchan_t *h)
 	events_lock(&h->events);
 	events_clear(&h->events);
 	events_unlock(&h->events);
+	atomic_store(&h->armed, false);
 	if (handle_state(h) != WAITING && has_socket(h))
 		take_in(h);
 	return 0;
@@ -593,7 +656,10 @@ EXPORT int libvchan_wait(libvchan_t *h)
 
 EXPORT EVTCHN libvchan_fd_for_select(libvchan_t *h)
 {
-	return is_unusable(h) ? fail(unusable(h, EPIPE)) : h->events.epoll;
+	if (is_unusable(h))
+		return fail(unusable(h, EPIPE));
+	conn_use_fd(h);
+	return h->events.epoll;
 }
 
 EXPORT int libvchan_is_open(libvchan_t *h)

@@ -122,7 +122,7 @@ static void take_acknowledgements(libvchan_t *h)
 
 	if (!mine && !pthread_equal(atomic_load(&h->receiver), pthread_self()))
 		return;
-	wire_pull(h, false);
+	wire_pull(h, SIZE_MAX, false);
 	if (mine)
 		pthread_mutex_unlock(&h->reading);
 }

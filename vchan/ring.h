@@ -19,6 +19,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "hot.h"
+
 #define RING_MAX ((size_t)1 << 30) /* bytes that a program may ask for */
 
 struct ring {
@@ -42,7 +44,7 @@ void ring_free(struct ring *r);
  * are many times slower than its loops where the processor is emulated. */
 #define RING_COPY_MOST ((size_t)4096)
 
-static inline void ring_copy(char *to, const char *from, size_t n)
+HOT void ring_copy(char *to, const char *from, size_t n)
 {
 	for (; n > RING_COPY_MOST; n -= RING_COPY_MOST) {
 		memcpy(to, from, RING_COPY_MOST);
@@ -55,7 +57,7 @@ static inline void ring_copy(char *to, const char *from, size_t n)
 /* ---- inline, as each byte passes through them ---- */
 
 /* Bytes to take out. */
-static inline size_t ring_fill(const struct ring *r)
+HOT size_t ring_fill(const struct ring *r)
 {
 	/* Take `got` first: `put` only grows, so the difference never wraps
 	 * below 0; a consumer meanwhile makes it too large by what it took. */
@@ -66,18 +68,18 @@ static inline size_t ring_fill(const struct ring *r)
 }
 
 /* Bytes that fit in. */
-static inline size_t ring_room(const struct ring *r)
+HOT size_t ring_room(const struct ring *r)
 {
 	return r->size - ring_fill(r);
 }
 
-static inline size_t ring_place(const struct ring *r, uint64_t counter)
+HOT size_t ring_place(const struct ring *r, uint64_t counter)
 {
 	return (size_t)(counter - atomic_load(&r->origin)) & (r->size - 1);
 }
 
 /* The producer: write at most ring_room() bytes here, then say how many. */
-static inline char *ring_room_at(struct ring *r)
+HOT char *ring_room_at(struct ring *r)
 {
 	uint64_t put = atomic_load(&r->put);
 
@@ -87,30 +89,30 @@ static inline char *ring_room_at(struct ring *r)
 	return r->base + ring_place(r, put);
 }
 
-static inline void ring_added(struct ring *r, size_t n)
+HOT void ring_added(struct ring *r, size_t n)
 {
 	atomic_fetch_add(&r->put, n);
 }
 
 /* The consumer: read at most ring_fill() bytes here, then say how many. */
-static inline const char *ring_fill_at(const struct ring *r)
+HOT const char *ring_fill_at(const struct ring *r)
 {
 	return r->base + ring_place(r, atomic_load(&r->got));
 }
 
-static inline void ring_taken(struct ring *r, size_t n)
+HOT void ring_taken(struct ring *r, size_t n)
 {
 	atomic_fetch_add(&r->got, n);
 }
 
 /* Both in one: n bytes must fit, or be there. */
-static inline void ring_put(struct ring *r, const void *data, size_t n)
+HOT void ring_put(struct ring *r, const void *data, size_t n)
 {
 	ring_copy(ring_room_at(r), data, n);
 	ring_added(r, n);
 }
 
-static inline void ring_get(struct ring *r, void *data, size_t n)
+HOT void ring_get(struct ring *r, void *data, size_t n)
 {
 	ring_copy(data, ring_fill_at(r), n);
 	ring_taken(r, n);

@@ -151,8 +151,7 @@ enum heard { SOME, ALL, NOTHING };
 /* NOTHING: *why says why, and nothing will come. */
 static enum heard hear(struct candidate *c, const char **why)
 {
-	struct iovec to = { c->hello + c->heard, HELLO_SIZE - c->heard };
-	ssize_t n = vsock_recv(c->fd, &to, 1, false);
+	ssize_t n = vsock_recv(c->fd, c->hello + c->heard, HELLO_SIZE - c->heard, false);
 
 	if (n > 0)
 		c->heard += (unsigned)n;

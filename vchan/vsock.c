@@ -177,10 +177,6 @@ int vsock_connected(int fd)
 #define RECVMSG(fd, m, flags) syscall(SYS_recvmsg, fd, m, flags)
 #endif
 
-/* So much is sooner copied than described in two pieces, bytes. */
-#define COPY_MOST 4096
-#define HEAD_MOST 64
-
 ssize_t vsock_send(int fd, const void *data, size_t size, bool wait)
 {
 	int flags = MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT);
@@ -192,16 +188,6 @@ ssize_t vsock_send(int fd, const void *data, size_t size, bool wait)
 	return n;
 }
 
-static ssize_t send_copied(int fd, const void *head, size_t head_size, const void *data,
-			   size_t size)
-{
-	char both[HEAD_MOST + COPY_MOST];
-
-	memcpy(both, head, head_size);
-	memcpy(both + head_size, data, size);
-	return vsock_send(fd, both, head_size + size, false);
-}
-
 ssize_t vsock_send_pair(int fd, const void *head, size_t head_size, const void *data,
 			size_t size)
 {
@@ -211,8 +197,6 @@ ssize_t vsock_send_pair(int fd, const void *head, size_t head_size, const void *
 	struct msghdr m;
 	ssize_t n;
 
-	if (head_size <= HEAD_MOST && size && size <= COPY_MOST)
-		return send_copied(fd, head, head_size, data, size);
 	memset(&m, 0, sizeof m);
 	m.msg_iov = head_size ? from : from + 1;
 	m.msg_iovlen = 1 + (head_size && size);
@@ -233,20 +217,26 @@ ssize_t vsock_peek(int fd)
 	return n;
 }
 
-ssize_t vsock_recv(int fd, struct iovec *to, size_t pieces, bool wait)
+ssize_t vsock_recv(int fd, void *to, size_t size, bool wait)
 {
-	int flags = wait ? 0 : MSG_DONTWAIT;
+	ssize_t n;
+
+	do
+		n = RECV(fd, to, size, wait ? 0 : MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	return n;
+}
+
+ssize_t vsock_recv_pair(int fd, struct iovec to[2], bool wait)
+{
 	struct msghdr m;
 	ssize_t n;
 
-	if (pieces > 1) {
-		memset(&m, 0, sizeof m);
-		m.msg_iov = to;
-		m.msg_iovlen = pieces;
-	}
+	memset(&m, 0, sizeof m);
+	m.msg_iov = to;
+	m.msg_iovlen = 2;
 	do
-		n = pieces == 1 ? RECV(fd, to->iov_base, to->iov_len, flags) :
-				  RECVMSG(fd, &m, flags);
+		n = RECVMSG(fd, &m, wait ? 0 : MSG_DONTWAIT);
 	while (n < 0 && errno == EINTR);
 	return n;
 }

@@ -41,8 +41,9 @@ ssize_t vsock_send(int fd, const void *data, size_t size, bool wait);
 /* Two pieces in one, never blocking; the first may be empty. */
 ssize_t vsock_send_pair(int fd, const void *head, size_t head_size, const void *data,
 			size_t size);
+ssize_t vsock_recv(int fd, void *to, size_t size, bool wait);
+ssize_t vsock_recv_pair(int fd, struct iovec to[2], bool wait);
 /* As recv(2) of one byte that stays, never blocking. */
 ssize_t vsock_peek(int fd);
-ssize_t vsock_recv(int fd, struct iovec *to, size_t pieces, bool wait);
 
 #endif

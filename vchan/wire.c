@@ -6,7 +6,7 @@
 
 #include "vsock.h"
 
-ssize_t wire_sent(libvchan_t *h, ssize_t n)
+ssize_t wire_not_sent(libvchan_t *h, ssize_t n)
 {
 	bool starved = n < 0 && (errno == ENOBUFS || errno == ENOMEM) &&
 		       handle_state(h) == CONNECTED;
@@ -56,10 +56,8 @@ ssize_t wire_send(libvchan_t *h, const void *data, size_t size, bool wait)
 	return wire_sent(h, vsock_send(h->sock, data, size, wait));
 }
 
-ssize_t wire_received(libvchan_t *h, bool gone, ssize_t n)
+ssize_t wire_not_received(libvchan_t *h, bool gone, ssize_t n)
 {
-	if (n > 0)
-		return n;
 	/* A peer that is gone has nothing on the way any more: all that it
 	 * sent is in the kernel before its end is. */
 	if (n < 0 && !gone &&
@@ -71,67 +69,62 @@ ssize_t wire_received(libvchan_t *h, bool gone, ssize_t n)
 	return -1;
 }
 
-void wire_deal_out(libvchan_t *h, char *data, size_t size, const char *got, size_t n)
-{
-	h->ahead = n > size;
-	if (n > size)
-		ring_put(&h->in, got + size, n - size);
-	memcpy(data, got, n < size ? n : size);
-}
-
-static size_t plain_pull(libvchan_t *h, bool wait)
+/* As wire_received, of one piece. */
+static ssize_t plain_recv(libvchan_t *h, char *data, size_t size, bool wait)
 {
 	bool gone = handle_state(h) == DISCONNECTED;
+	ssize_t n = wire_received(h, gone, vsock_recv(h->sock, data, size, wait && !gone));
+
+	wire_note_rest(h, n == (ssize_t)size);
+	return n;
+}
+
+static size_t plain_pull(libvchan_t *h, size_t most, bool wait)
+{
 	size_t room = wire_in_room(h);
-	struct iovec to;
 	ssize_t n;
 
 	if (room == 0) {
-		atomic_store(&h->more, true);
+		wire_note_rest(h, true);
 		return 0;
 	}
-	to.iov_base = ring_room_at(&h->in);
-	to.iov_len = room;
-	n = wire_received(h, gone, vsock_recv(h->sock, &to, 1, wait && !gone));
+	n = plain_recv(h, ring_room_at(&h->in), room < most ? room : most, wait);
 	if (n <= 0)
 		return 0;
 	ring_added(&h->in, (size_t)n);
-	if ((size_t)n == room)
-		atomic_store(&h->more, true);
 	return (size_t)n;
 }
 
 static ssize_t plain_recv_near(libvchan_t *h, char *data, size_t size, bool wait)
 {
-	bool gone = handle_state(h) == DISCONNECTED;
 	char near[COPIED_READ + NEAR_MORE];
-	struct iovec to = { near, size + NEAR_MORE };
-	ssize_t n = wire_received(h, gone, vsock_recv(h->sock, &to, 1, wait && !gone));
+	ssize_t n = plain_recv(h, near, size + NEAR_MORE, wait);
 
 	if (n <= 0)
 		return n;
 	wire_deal_out(h, data, size, near, (size_t)n);
-	if ((size_t)n == to.iov_len)
-		plain_pull(h, false);
+	if (atomic_load(&h->rest))
+		wire_pull_some(h, false);
 	return (size_t)n < size ? n : (ssize_t)size;
 }
 
-static ssize_t plain_recv(libvchan_t *h, char *data, size_t size, bool wait)
-{
-	bool gone = handle_state(h) == DISCONNECTED;
-	struct iovec to = { data, size };
-
-	return wire_received(h, gone, vsock_recv(h->sock, &to, 1, wait && !gone));
-}
-
-size_t wire_pull(libvchan_t *h, bool wait)
+size_t wire_pull(libvchan_t *h, size_t most, bool wait)
 {
 	if (h->eof)
 		return 0;
-	return h->framed ? framed_pull(h, wait) : plain_pull(h, wait);
+	return h->framed ? framed_pull(h, most, wait) : plain_pull(h, most, wait);
 }
 
-/* Of what wire_pull has put into the ring, as wire_recv. */
+size_t wire_pull_some(libvchan_t *h, bool wait)
+{
+	size_t n = wire_pull(h, h->portion, wait);
+
+	if (n >= h->portion && h->portion < PORTION_MOST)
+		h->portion *= 2;
+	return n;
+}
+
+/* Of what lies in the ring now, as wire_recv. */
 static ssize_t take_pulled(libvchan_t *h, char *data, size_t size, size_t n)
 {
 	if (n == 0)
@@ -145,18 +138,14 @@ static ssize_t take_pulled(libvchan_t *h, char *data, size_t size, size_t n)
 
 ssize_t wire_recv(libvchan_t *h, char *data, size_t size, bool wait)
 {
-	if (size >= SMALL_READ)
+	if (size >= SMALL_READ) {
+		h->portion = PORTION_LEAST;
 		return h->framed ? framed_recv(h, data, size, wait) :
 				   plain_recv(h, data, size, wait);
+	}
 	/* What waits in the write ring wants signals blocked (handle.h). */
 	if (size > COPIED_READ || h->ahead || (h->framed && wire_unsent(h)))
-		return take_pulled(h, data, size, wire_pull(h, wait));
+		return take_pulled(h, data, size, wire_pull_some(h, wait));
 	return h->framed ? framed_recv_near(h, data, size, wait) :
 			   plain_recv_near(h, data, size, wait);
-}
-
-void wire_tell(libvchan_t *h)
-{
-	if (handle_is_framed(h))
-		framed_tell(h);
 }

@@ -22,6 +22,11 @@
  * touched costs no memory. */
 #define COPIED_READ 4096
 #define NEAR_MORE 256
+/* Of what lies in the socket, bytes: at first; after a large read, which is likely to
+ * be followed by others; and after many small ones, at most. */
+#define PORTION ((size_t)16 << 10)
+#define PORTION_LEAST ((size_t)4 << 10)
+#define PORTION_MOST ((size_t)64 << 10)
 
 /* The drainer: send what lies in the write ring.  Returns the number of bytes
  * that went: all that lay there, unless it is stuck or `dead` now. */
@@ -40,11 +45,12 @@ ssize_t wire_send(libvchan_t *h, const void *data, size_t size, bool wait);
  * bytes in the caller's buffer, 0 when there are none now; -1: `eof`. */
 ssize_t wire_recv(libvchan_t *h, char *data, size_t size, bool wait);
 
-/* The receiver: receive what there is into the read ring; the number of bytes. */
-size_t wire_pull(libvchan_t *h, bool wait);
-
-/* Anybody: tell the peer what its program has had, if it should know by now. */
-void wire_tell(libvchan_t *h);
+/* The receiver: receive what there is into the read ring, about `most` bytes of it at
+ * most; the number of bytes. */
+size_t wire_pull(libvchan_t *h, size_t most, bool wait);
+/* The same, for who will read it soon: not all, as what a large read wants need not be
+ * copied twice. */
+size_t wire_pull_some(libvchan_t *h, bool wait);
 
 /* Anybody: tell the peer now. */
 void wire_acknowledge(libvchan_t *h);
@@ -62,13 +68,36 @@ void wire_be_framed(libvchan_t *h, uint32_t tx_window, uint32_t buffer);
 
 /* Takes what send(2) returned: n, or 0 when the kernel has no room now, or -1
  * when it never will again. */
-ssize_t wire_sent(libvchan_t *h, ssize_t n);
+ssize_t wire_not_sent(libvchan_t *h, ssize_t n);
+HOT ssize_t wire_sent(libvchan_t *h, ssize_t n)
+{
+	return n >= 0 && !atomic_load(&h->starved) ? n : wire_not_sent(h, n);
+}
+
 /* Takes what recvmsg(2) returned: n, or 0 when there is nothing now, or -1. */
-ssize_t wire_received(libvchan_t *h, bool gone, ssize_t n);
+ssize_t wire_not_received(libvchan_t *h, bool gone, ssize_t n);
+HOT ssize_t wire_received(libvchan_t *h, bool gone, ssize_t n)
+{
+	return n > 0 ? n : wire_not_received(h, gone, n);
+}
+
+/* The receiver: what it has asked for came in full, so that there may be more. */
+HOT void wire_note_rest(libvchan_t *h, bool rest)
+{
+	if (atomic_load(&h->rest) != rest)
+		atomic_store(&h->rest, rest);
+}
 
 /* The receiver, of a read of `size` bytes: the n bytes that came for it, and what is
  * too much into the read ring. */
-void wire_deal_out(libvchan_t *h, char *data, size_t size, const char *got, size_t n);
+HOT void wire_deal_out(libvchan_t *h, char *data, size_t size, const void *got,
+				 size_t n)
+{
+	h->ahead = n > size;
+	if (n > size)
+		ring_put(&h->in, (const char *)got + size, n - size);
+	memcpy(data, got, n < size ? n : size);
+}
 
 void framed_unlock(libvchan_t *h);
 size_t framed_drain(libvchan_t *h);
@@ -77,13 +106,14 @@ ssize_t framed_send(libvchan_t *h, const void *data, size_t size);
 ssize_t framed_recv(libvchan_t *h, char *data, size_t size, bool wait);
 /* A small read, as wire_recv. */
 ssize_t framed_recv_near(libvchan_t *h, char *data, size_t size, bool wait);
-size_t framed_pull(libvchan_t *h, bool wait);
+size_t framed_pull(libvchan_t *h, size_t most, bool wait);
+/* Anybody: tell the peer what its program has had, if it should know by now. */
 void framed_tell(libvchan_t *h);
 
 /* ---- inline, as each message passes through them ---- */
 
 /* Anybody: is there anything that the peer might still get? */
-static inline bool wire_unsent(const libvchan_t *h)
+HOT bool wire_unsent(const libvchan_t *h)
 {
 	enum state s = handle_state(h);
 
@@ -92,12 +122,12 @@ static inline bool wire_unsent(const libvchan_t *h)
 }
 
 /* Anybody: sending is of no use until the kernel or the peer has room. */
-static inline bool wire_is_stuck(const libvchan_t *h)
+HOT bool wire_is_stuck(const libvchan_t *h)
 {
 	return atomic_load(&h->stalled) || atomic_load(&h->blocked);
 }
 
-static inline size_t framed_room(const libvchan_t *h)
+HOT size_t framed_room(const libvchan_t *h)
 {
 	/* In this order: an acknowledgement meanwhile makes it too small. */
 	uint64_t acked = atomic_load(&h->flow.acked);
@@ -111,7 +141,7 @@ static inline size_t framed_room(const libvchan_t *h)
 }
 
 /* The writer: the bytes that may be put now. */
-static inline size_t wire_room(const libvchan_t *h)
+HOT size_t wire_room(const libvchan_t *h)
 {
 	size_t fill;
 
@@ -122,20 +152,20 @@ static inline size_t wire_room(const libvchan_t *h)
 }
 
 /* The writer: n bytes, for which there is memory, go into the write ring. */
-static inline void wire_put(libvchan_t *h, const void *data, size_t n)
+HOT void wire_put(libvchan_t *h, const void *data, size_t n)
 {
 	atomic_fetch_add(&h->flow.accepted, n);
 	ring_put(&h->out, data, n);
 }
 
 /* The most that one libvchan_send may have. */
-static inline size_t wire_send_most(const libvchan_t *h)
+HOT size_t wire_send_most(const libvchan_t *h)
 {
 	return handle_is_framed(h) ? h->out.size : h->out_size;
 }
 
 /* Anybody: what the read ring may take in. */
-static inline size_t wire_in_room(const libvchan_t *h)
+HOT size_t wire_in_room(const libvchan_t *h)
 {
 	size_t fill;
 
@@ -145,35 +175,28 @@ static inline size_t wire_in_room(const libvchan_t *h)
 	return fill < h->in_size ? h->in_size - fill : 0;
 }
 
-/* Anybody, after receiving: has the peer made room since this was last asked? */
-static inline bool wire_made_room(libvchan_t *h)
-{
-	return atomic_load(&h->flow.made_room) &&
-	       atomic_exchange(&h->flow.made_room, false);
-}
-
 /* Anybody: our program has had more than the peer knows. */
-static inline bool framed_owes_news(const libvchan_t *h)
+HOT bool framed_owes_news(const libvchan_t *h)
 {
 	return atomic_load(&h->flow.handed) != atomic_load(&h->flow.told);
 }
 
 /* Anybody: so much more that it is told without having asked. */
-static inline bool framed_owes_much(const struct flow *f)
+HOT bool framed_owes_much(const struct flow *f)
 {
 	return atomic_load(&f->handed) - atomic_load(&f->told) >= f->rx_window / 2;
 }
 
 /* Anybody: may the peer be waiting to hear what our program has had?  False if
  * the driver will look after that. */
-static inline bool framed_has_to_tell(const struct flow *f)
+HOT bool framed_has_to_tell(const struct flow *f)
 {
 	return !atomic_load(&f->untold) || atomic_load(&f->due) || atomic_load(&f->asked_us) ||
 	       framed_owes_much(f);
 }
 
 /* The reader: its program has had n bytes. */
-static inline void wire_handed(libvchan_t *h, size_t n)
+HOT void wire_handed(libvchan_t *h, size_t n)
 {
 	if (!handle_is_framed(h))
 		return;

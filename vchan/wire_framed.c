@@ -43,8 +43,8 @@
 /* What a kernel that counts packets takes for the size of one. */
 #define PACKET_SIZE 576
 #define PACKETS_LEAST 8
-/* Of what lies in the socket, bytes. */
-#define PORTION (16u << 10)
+/* So much is sooner copied than described in two pieces, bytes. */
+#define COPY_MOST 4096
 
 static size_t min_size(size_t a, size_t b)
 {
@@ -139,7 +139,6 @@ static void make_header(libvchan_t *h, uint32_t length, bool end)
 	}
 	frame.handed = (uint32_t)handed;
 	frame_encode(&frame, f->head);
-	atomic_store(&f->head_left, FRAME_HEADER);
 }
 
 /* What was taken in; or the question. */
@@ -149,31 +148,47 @@ static void make_count(libvchan_t *h, bool ask)
 	struct frame frame = { 0, ask, false, true, (uint32_t)atomic_load(&f->received) };
 
 	frame_encode(&frame, f->head);
-	atomic_store(&f->head_left, FRAME_HEADER);
 }
 
-/* The rest of the header, and of the frame's payload at `data`.  The bytes of
- * payload that went; -1: dead.  Sets `stalled`. */
-static ssize_t send_pieces(libvchan_t *h, const char *data, size_t size)
+/* What the kernel has left, of so much header and of all. */
+static void note_left(libvchan_t *h, unsigned head, bool any)
+{
+	if (atomic_load(&h->flow.head_left) != head)
+		atomic_store(&h->flow.head_left, head);
+	if (atomic_load(&h->stalled) != any)
+		atomic_store(&h->stalled, any);
+}
+
+static ssize_t send_both(libvchan_t *h, unsigned head, const char *data, size_t size)
+{
+	const unsigned char *last = h->flow.head + FRAME_HEADER - head;
+	unsigned char both[FRAME_HEADER + COPY_MOST];
+
+	if (size > COPY_MOST || !size)
+		return vsock_send_pair(h->sock, last, head, data, size);
+	memcpy(both, last, head);
+	memcpy(both + head, data, size);
+	return vsock_send(h->sock, both, head + size, false);
+}
+
+/* The last `head` bytes of the header, and the frame's payload at `data`.  The bytes
+ * of payload that went; -1: dead. */
+static ssize_t send_pieces(libvchan_t *h, unsigned head, const char *data, size_t size)
 {
 	struct flow *f = &h->flow;
-	unsigned head = atomic_load(&f->head_left);
-	ssize_t n = wire_sent(h, vsock_send_pair(h->sock, f->head + FRAME_HEADER - head,
-						 head, data, size));
+	ssize_t n = wire_sent(h, send_both(h, head, data, size));
 
-	if (n > 0)
-		count_packets(f, (size_t)n);
-	if (n >= 0)
-		atomic_store(&h->stalled, (size_t)n < head + size);
 	if (n < 0)
 		return -1;
-	if ((size_t)n < head) {
-		atomic_store(&f->head_left, head - (unsigned)n);
-		return 0;
-	}
-	if (head)
-		atomic_store(&f->head_left, 0);
-	return n - (ssize_t)head;
+	if (n > 0)
+		count_packets(f, (size_t)n);
+	note_left(h, (size_t)n < head ? head - (unsigned)n : 0, (size_t)n < head + size);
+	return (size_t)n < head ? 0 : n - (ssize_t)head;
+}
+
+static ssize_t send_header(libvchan_t *h)
+{
+	return send_pieces(h, FRAME_HEADER, NULL, 0);
 }
 
 /* Announced before it is sent: the peer may be quick. */
@@ -183,7 +198,7 @@ static ssize_t begin_frame(libvchan_t *h, const char *data, size_t size)
 
 	atomic_fetch_add(&h->flow.announced, size);
 	make_header(h, (uint32_t)size, false);
-	n = send_pieces(h, data, size);
+	n = send_pieces(h, FRAME_HEADER, data, size);
 	h->flow.frame_left = (uint32_t)(size - (n > 0 ? (size_t)n : 0));
 	return n;
 }
@@ -216,7 +231,7 @@ static bool send_what_is_due(libvchan_t *h)
 		make_header(h, 0, false);
 	else
 		return false;
-	send_pieces(h, NULL, 0);
+	send_header(h);
 	return true;
 }
 
@@ -229,7 +244,7 @@ static size_t drain_some(libvchan_t *h, size_t todo)
 
 	if (is_amid(f)) {
 		size = min_size(todo, f->frame_left);
-		n = send_pieces(h, ring_fill_at(&h->out), size);
+		n = send_pieces(h, atomic_load(&f->head_left), ring_fill_at(&h->out), size);
 		if (n > 0)
 			f->frame_left -= (uint32_t)n;
 	} else {
@@ -315,18 +330,22 @@ bool wire_ask(libvchan_t *h)
 static size_t send_frame(libvchan_t *h, const char *data, size_t size)
 {
 	size_t todo = allowed(&h->flow, min_size(size, h->out.size));
-	ssize_t n = todo ? begin_frame(h, data, todo) : 0;
+	ssize_t n;
 
-	if (n < 0 || !todo)
+	if (!todo)
 		return 0;
+	/* Before it is sent, or it might be acknowledged sooner than it is counted. */
 	atomic_fetch_add(&h->flow.accepted, todo);
+	n = begin_frame(h, data, todo);
+	if (n < 0)
+		return 0;
 	/* Memory, not room: the frame has been announced. */
 	if ((size_t)n < todo)
 		ring_put(&h->out, data + n, todo - (size_t)n);
 	return todo;
 }
 
-ssize_t framed_send(libvchan_t *h, const void *data, size_t size)
+FLAT ssize_t framed_send(libvchan_t *h, const void *data, size_t size)
 {
 	struct flow *f = &h->flow;
 	size_t done = 0;
@@ -334,7 +353,7 @@ ssize_t framed_send(libvchan_t *h, const void *data, size_t size)
 	/* Signals are not blocked, as the write ring is empty (handle.h). */
 	pthread_mutex_lock(&h->draining);
 	if (atomic_load(&f->head_left))
-		send_pieces(h, NULL, 0);
+		send_pieces(h, atomic_load(&f->head_left), NULL, 0);
 	while (done < size && !is_amid(f) && !atomic_load(&h->dead)) {
 		size_t n = send_frame(h, (const char *)data + done, size - done);
 
@@ -343,7 +362,7 @@ ssize_t framed_send(libvchan_t *h, const void *data, size_t size)
 		done += n;
 	}
 	framed_unlock(h);
-	if (wire_unsent(h))
+	if (atomic_load(&h->stalled) && wire_unsent(h))
 		driver_kick(h);
 	/* The peer may have left with all of it, even now. */
 	return !done && atomic_load(&h->dead) ? -1 : (ssize_t)done;
@@ -361,7 +380,7 @@ void wire_end(libvchan_t *h)
 	if (pthread_mutex_trylock(&h->draining) == 0) {
 		if (!is_amid(&h->flow)) {
 			make_header(h, 0, true);
-			send_pieces(h, NULL, 0);
+			send_header(h);
 			atomic_store(&h->dead, true);
 		}
 		pthread_mutex_unlock(&h->draining);
@@ -371,13 +390,20 @@ void wire_end(libvchan_t *h)
 
 /* ---- receiving: `reading` is held ---- */
 
+/* Whatever follows is not looked at any more. */
+static void end_input(libvchan_t *h)
+{
+	h->eof = true;
+	wire_note_rest(h, false);
+	atomic_store(&h->dead, true);
+}
+
 /* The peer breaks the rules. */
 static void cut_off(libvchan_t *h, const char *why)
 {
 	log_error(&h->log, "the peer %s: %s", why, strerror(EPROTO));
 	atomic_store(&h->error, EPROTO);
-	h->eof = true;
-	atomic_store(&h->dead, true);
+	end_input(h);
 	shutdown(h->sock, SHUT_RDWR);
 }
 
@@ -425,13 +451,14 @@ static bool take_count(libvchan_t *h, const struct frame *frame)
 }
 
 /* False: nothing may follow. */
-static bool take_header(libvchan_t *h)
+static bool take_header(libvchan_t *h, const unsigned char *bytes)
 {
 	struct flow *f = &h->flow;
 	struct frame frame;
+	uint64_t received;
 
 	f->part_len = 0;
-	if (!frame_decode(f->part, &frame)) {
+	if (!frame_decode(bytes, &frame)) {
 		cut_off(h, "sent what is no frame");
 		return false;
 	}
@@ -439,18 +466,19 @@ static bool take_header(libvchan_t *h)
 		return take_count(h, &frame);
 	if (!take_acknowledgement(h, frame.handed))
 		return false;
-	if (f->received + frame.length - atomic_load(&f->told) > f->rx_window) {
+	received = atomic_load(&f->received) + frame.length;
+	if (received - atomic_load(&f->told) > f->rx_window) {
 		cut_off(h, "sent more than the window allows");
 		return false;
 	}
-	f->received += frame.length;
+	if (frame.length)
+		atomic_store(&f->received, received);
 	f->left = frame.length;
 	if (frame.ask)
 		atomic_store(&f->asked_us, true);
 	if (frame.end) {
 		log_debug(&h->log, "the peer has closed");
-		h->eof = true;
-		atomic_store(&h->dead, true);
+		end_input(h);
 	}
 	return !frame.end;
 }
@@ -462,6 +490,10 @@ static size_t sift(libvchan_t *h, char *at, size_t n)
 	struct flow *f = &h->flow;
 	size_t from = 0, to = 0, k;
 
+	if (n <= f->left) {
+		f->left -= (uint32_t)n;
+		return n;
+	}
 	while (from < n) {
 		if (f->left) {
 			k = min_size(f->left, n - from);
@@ -476,7 +508,7 @@ static size_t sift(libvchan_t *h, char *at, size_t n)
 		memcpy(f->part + f->part_len, at + from, k);
 		f->part_len += (unsigned)k;
 		from += k;
-		if (f->part_len == FRAME_HEADER && !take_header(h))
+		if (f->part_len == FRAME_HEADER && !take_header(h, f->part))
 			break;
 	}
 	return to;
@@ -489,17 +521,19 @@ static size_t take_raw(libvchan_t *h, unsigned head, char *at, size_t n)
 	size_t k = min_size(head, n);
 
 	f->part_len += (unsigned)k;
-	if (k && f->part_len == FRAME_HEADER && !take_header(h))
+	if (k && f->part_len == FRAME_HEADER && !take_header(h, f->part))
 		return 0;
 	return sift(h, at, n - k);
 }
 
-static ssize_t receive_raw(libvchan_t *h, struct iovec *to, size_t pieces, bool wait)
+/* Takes what recv(2) returned for `size` bytes. */
+static ssize_t received_raw(libvchan_t *h, bool gone, ssize_t n, size_t size)
 {
-	bool gone = handle_state(h) == DISCONNECTED;
-	ssize_t n = wire_received(h, gone, vsock_recv(h->sock, to, pieces, wait && !gone));
-
-	atomic_store(&h->flow.receipts, atomic_load(&h->flow.receipts) + 1);
+	n = wire_received(h, gone, n);
+	wire_note_rest(h, n == (ssize_t)size);
+	h->heard |= n > 0;
+	/* Of no order: the driver only wants to know whether somebody looks. */
+	atomic_store_explicit(&h->flow.receipts, h->flow.receipts + 1, memory_order_relaxed);
 	if (n < 0)
 		atomic_store(&h->dead, true); /* it reads no more, either */
 	return n;
@@ -508,14 +542,15 @@ static ssize_t receive_raw(libvchan_t *h, struct iovec *to, size_t pieces, bool 
 static ssize_t receive_once(libvchan_t *h, char *at, size_t room, bool wait)
 {
 	struct flow *f = &h->flow;
+	bool gone = handle_state(h) == DISCONNECTED;
 	unsigned head = f->left ? 0 : FRAME_HEADER - f->part_len;
 	struct iovec to[2] = { { f->part + f->part_len, head }, { at, room } };
-	ssize_t n = receive_raw(h, to + !head, 1 + !!head, wait);
+	ssize_t n = head ? vsock_recv_pair(h->sock, to, wait && !gone) :
+			   vsock_recv(h->sock, at, room, wait && !gone);
 
+	n = received_raw(h, gone, n, head + room);
 	if (n <= 0)
 		return n;
-	if ((size_t)n == head + room)
-		atomic_store(&h->more, true);
 	n = (ssize_t)take_raw(h, head, at, (size_t)n);
 	return n == 0 && h->eof ? -1 : n;
 }
@@ -553,42 +588,47 @@ static size_t portion(const libvchan_t *h, size_t room)
 	return min_size(room, most);
 }
 
-size_t framed_pull(libvchan_t *h, bool wait)
+size_t framed_pull(libvchan_t *h, size_t most, bool wait)
 {
-	size_t total = 0, room, most;
+	size_t total = 0, room;
 	ssize_t n;
 
+	if (most > h->flow.rx_window)
+		most = h->flow.rx_window;
 	do {
-		room = ring_room(&h->in);
-		most = portion(h, room);
-		n = framed_recv(h, ring_room_at(&h->in), most, wait && !total);
+		room = min_size(portion(h, ring_room(&h->in)), most - total);
+		n = framed_recv(h, ring_room_at(&h->in), room, wait && !total);
+		/* Headers alone are news to be passed on, and may come without end. */
 		if (n <= 0)
 			break;
 		ring_added(&h->in, (size_t)n);
 		total += (size_t)n;
-	} while (most < room && total < h->flow.rx_window && !h->eof &&
-		 atomic_load(&h->more) && atomic_exchange(&h->more, false));
+	} while (total < most && !h->eof && atomic_load(&h->rest));
 	return total;
 }
 
 /* Header and payload in one piece, with a little more. */
-ssize_t framed_recv_near(libvchan_t *h, char *data, size_t size, bool wait)
+FLAT ssize_t framed_recv_near(libvchan_t *h, char *data, size_t size, bool wait)
 {
 	struct flow *f = &h->flow;
 	unsigned head = f->left ? 0 : FRAME_HEADER - f->part_len;
-	char near[FRAME_HEADER + COPIED_READ + NEAR_MORE], *payload = near + head;
-	struct iovec to = { near, head + size + NEAR_MORE };
-	ssize_t n = receive_raw(h, &to, 1, wait);
-	bool full = (size_t)n == to.iov_len;
-	size_t k;
+	unsigned char near[FRAME_HEADER + COPIED_READ + NEAR_MORE];
+	char *payload = (char *)near + head;
+	bool gone = handle_state(h) == DISCONNECTED;
+	size_t most = head + size + NEAR_MORE, k;
+	ssize_t n = received_raw(h, gone, vsock_recv(h->sock, near, most, wait && !gone), most);
 
 	if (n <= 0)
 		return n;
-	memcpy(f->part + f->part_len, near, min_size(head, (size_t)n));
-	k = take_raw(h, head, payload, (size_t)n);
+	if (head == FRAME_HEADER && n >= FRAME_HEADER) {
+		k = take_header(h, near) ? sift(h, payload, (size_t)n - head) : 0;
+	} else {
+		memcpy(f->part + f->part_len, near, min_size(head, (size_t)n));
+		k = take_raw(h, head, payload, (size_t)n);
+	}
 	wire_deal_out(h, data, size, payload, k);
-	if (full && !h->eof)
-		framed_pull(h, false);
+	if (atomic_load(&h->rest) && !h->eof)
+		wire_pull_some(h, false);
 	if (k == 0 && h->eof && ring_fill(&h->in) == 0)
 		return -1;
 	if (k >= size)

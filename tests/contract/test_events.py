@@ -66,6 +66,17 @@ def by_epoll(fd):
 
 # --- silent until connected ------------------------------------------------------
 
+def test_fd_that_was_taken_before_the_connection_tells_of_data(address):
+    """1.3: one fd for the handle's life: also for who asked while it was waiting."""
+    server = address.open_server()
+    fd = server.fd
+    peer = address.connect_raw()
+    until(lambda: server.is_open == CONNECTED)
+    settle(server)
+    peer.sendall(b"x")
+    assert readable(fd)
+
+
 def test_fd_is_silent_before_the_connection(address):
     """1.3: silent until the client has connected."""
     assert quiet(address.open_server().fd)
@@ -229,6 +240,83 @@ def test_reader_of_exactly_data_ready_wakes_for_what_was_left(settled):
         got += server.recv(server.data_ready)
     assert got == pattern(3 * PAGE)
     sending.result()
+
+
+# wait and data_ready take in a portion of what is there, where a ring could hold more.
+
+LARGE = 64 << 10
+
+
+def read_as_told(chan, total):
+    """As a reader that sleeps when it has read exactly what data_ready had said."""
+    got = b""
+    while len(got) < total:
+        assert readable(chan.fd), f"asleep for ever at {len(got)} of {total}"
+        chan.wait()
+        got += chan.recv(chan.data_ready)
+    return got
+
+
+def test_reader_of_a_portion_wakes_for_the_next():
+    """1.3: also one that read exactly what data_ready had said."""
+    server, client = vchan.connected_pair(LARGE, LARGE)
+    sending = Task(client.write, pattern(20 * LARGE))
+    assert read_as_told(server, 20 * LARGE) == pattern(20 * LARGE)
+    sending.result()
+
+
+def test_reader_of_a_portion_wakes_for_the_next_after_the_end():
+    """1.3 DISCONNECTED: what the peer sent before can still be read to the last byte."""
+    for _ in range(20):
+        server, client = vchan.connected_pair(LARGE, LARGE)
+        client.write(pattern(LARGE))
+        client.close()
+        until(lambda: server.is_open == DISCONNECTED)
+        assert read_as_told(server, LARGE) == pattern(LARGE)
+        server.close()
+
+
+def test_data_ready_alone_sees_a_whole_ring():
+    """1.3: data_ready makes progress by itself."""
+    server, client = vchan.connected_pair(LARGE, LARGE)
+    client.write(pattern(LARGE))
+    until(lambda: server.data_ready == LARGE)
+    assert server.recv(LARGE) == pattern(LARGE)
+
+
+def test_read_returns_all_that_is_there():
+    """1.2: the smaller of what was asked for and what is there, as on Xen."""
+    server, client = vchan.connected_pair(LARGE, LARGE)
+
+    def read_at_once():
+        client.write(pattern(LARGE))
+        settle(server)  # all of it has come, or nearly always
+        assert server.data_ready > 0
+        got = server.read(LARGE)
+        whole = len(got) == LARGE
+        while len(got) < LARGE:
+            got += server.read(LARGE - len(got))
+        assert got == pattern(LARGE)
+        return whole
+
+    until(read_at_once)
+
+
+@pytest.mark.parametrize("wants_room", [False, True], ids=["", "and wants room"])
+def test_who_does_not_read_is_left_alone(wants_room):
+    """1.3: after wait the fd is quiet, also while unread data sits there."""
+    server, client = vchan.connected_pair(LARGE, LARGE)
+    if wants_room:
+        vchan.fill(server)
+    client.set_blocking(False)
+    total = sum(client.write(pattern(LARGE)) for _ in range(15))
+    settle(server)
+    wakings = 0
+    while server.data_ready and not quiet(server.fd):
+        server.wait()
+        wakings += 1
+        assert wakings < 20
+    assert len(vchan.read_exactly(server, total)) == total
 
 
 def test_read_may_leave_the_fd_readable_and_wait_then_returns(settled):

@@ -343,6 +343,8 @@ def test_one_call_takes_a_ring_at_most(role):
     ours, peer = meet(role, LARGE, LARGE)
     peer.send(pattern(3 * LARGE))
     until(lambda: ours.data_ready == LARGE)
+    for _ in range(20):  # takes in the rest, by portions, and does not say so
+        assert ours.data_ready == LARGE
     assert vchan.error_of(ours.recv, LARGE + 1) == "EMSGSIZE"
     got = ours.read(2 * LARGE)
     assert 0 < len(got) <= LARGE
@@ -597,7 +599,7 @@ def test_stream_that_gathers_ends_with_the_peer(role, monkeypatch):
     write_single_bytes(ours, peer, 55)
     for _ in range(100):
         ours.write(b"y")
-    peer.close()
+    peer.sock.close()
     until(lambda: ours.is_open == DISCONNECTED)
     with pytest.raises(BrokenPipeError):
         ours.write(b"y")
@@ -752,6 +754,34 @@ def test_end_is_not_answered(role):
     assert vchan.error_of(ours.read, 1) == "ECONNRESET"
     ours.close()
     assert peer.receive() is None
+
+
+@pytest.mark.parametrize("last", [header(16376) + pattern(16376) + header(0, 0, END),
+                                  b"\xff" * 40_000], ids=["a full portion", "garbage"])
+def test_fd_is_quiet_after_the_end(role, last):
+    """1.3: at end of stream, too, however much came with it: programs spin on it."""
+    ours, peer = meet(role, LARGE, LARGE)
+    vchan.settle(ours)
+    peer.raw(last)
+    wakings = 0
+    while not vchan.quiet(ours.fd):
+        ours.wait()
+        wakings += 1
+        assert ours.data_ready in (0, 16376)
+        assert wakings < 20
+    until(lambda: ours.is_open == DISCONNECTED)
+
+
+def test_wait_after_a_poll_returns_though_a_header_was_all(role):
+    """1.3: a wait after a poll that said readable returns at once."""
+    ours, peer = meet(role)
+    ours.write(b"abc")
+    peer.receive_payload(3)
+    vchan.settle(ours)
+    peer.ack()
+    assert vchan.readable(ours.fd)
+    assert ours.data_ready == 0
+    assert Task(ours.wait).result() == 0
 
 
 # --- violations --------------------------------------------------------------

@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -695,6 +696,76 @@ static void close_says_so(void **state)
 	assert_int_equal(read(e->sock, into, 1), 0);
 }
 
+/* In one piece: the first asks for the count. */
+static void send_headers(int sock, size_t count)
+{
+	struct frame f = { 0, true, false, true, 0 };
+	unsigned char *all = calloc(count, FRAME_HEADER);
+
+	assert_non_null(all);
+	frame_encode(&f, all);
+	f.ask = f.count = false;
+	for (size_t i = 1; i < count; i++)
+		frame_encode(&f, all + i * FRAME_HEADER);
+	assert_int_equal(write(sock, all, count * FRAME_HEADER), count * FRAME_HEADER);
+	free(all);
+}
+
+/* A peer may send headers alone without end. */
+static void one_call_takes_so_many_headers_and_no_more(void **state)
+{
+	struct ends *e = *state;
+	int left = 0;
+
+	send_headers(e->sock, 8000);
+	assert_int_equal(libvchan_data_ready(e->a), 0);
+	assert_int_equal(ioctl(e->a->sock, FIONREAD, &left), 0);
+	assert_in_range(left, 1, 8000 * FRAME_HEADER);
+	while (left > 0) {
+		assert_int_equal(libvchan_data_ready(e->a), 0);
+		assert_int_equal(ioctl(e->a->sock, FIONREAD, &left), 0);
+	}
+}
+
+static void *read_two_pages(void *chan)
+{
+	return (void *)(intptr_t)libvchan_read(chan, into, 2 * RING);
+}
+
+/* A reader that sleeps has passed on what it heard before. */
+static void who_asks_before_many_headers_is_told(void **state)
+{
+	struct ends *e = *state;
+	struct frame f;
+	pthread_t reader;
+
+	send_headers(e->sock, 2049); /* one receive, which they fill */
+	reader = start(read_two_pages, e->a);
+	assert_true(is_readable(e->sock, SOON_MS));
+	f = receive_header(e->sock);
+	assert_true(f.count && !f.ask);
+	send_frame(e->sock, 1, false, false, 0);
+	pthread_join(reader, NULL);
+}
+
+/* As when a handler's exit() has stopped the frame that holds it: the one that tells
+ * of events. */
+static void close_waits_for_no_events_that_are_locked_for_good(void **state)
+{
+	struct ends *e = *state;
+
+	libvchan_set_blocking(e->a, false);
+	while (libvchan_write(e->a, some, RING / 4) > 0)
+		;
+	ring_put(&e->a->out, some, 10); /* and it waits for room */
+	pthread_mutex_lock(&e->a->events.lock);
+	driver_kick(e->a);
+	close(e->sock);
+	e->sock = -1;
+	libvchan_close(e->a);
+	e->a = NULL;
+}
+
 /* As when a handler's exit() has stopped the frame that holds it. */
 static void close_waits_for_no_lock_that_is_held_for_good(void **state)
 {
@@ -977,6 +1048,9 @@ static const struct CMUnitTest tests[] = {
 	EXACT_TEST(reader_may_wait_for_more_than_the_packets),
 	EXACT_TEST(counters_wrap),
 	HAND_TEST(close_says_so),
+	BULK_TEST(one_call_takes_so_many_headers_and_no_more),
+	BULK_TEST(who_asks_before_many_headers_is_told),
+	HAND_TEST(close_waits_for_no_events_that_are_locked_for_good),
 	HAND_TEST(close_waits_for_no_lock_that_is_held_for_good),
 	HAND_TEST(what_came_before_the_end_can_be_read),
 	HAND_TEST(death_amid_a_frame_delivers_what_came),
