@@ -145,11 +145,12 @@ demo-program: $(BUILD)/demo/vchan-demo
 
 # So is the benchmark.
 BENCH := $(sort $(wildcard bench/*.c))
+BENCH_RING := $(BUILD)/vchan/ring.o # hidden in the library
 
-$(BUILD)/bench/vchan-bench: $(BENCH) bench/bench.h $(LIBRARIES) $(FLAGS)
+$(BUILD)/bench/vchan-bench: $(BENCH) bench/bench.h $(BENCH_RING) $(LIBRARIES) $(FLAGS)
 	@mkdir -p $(@D)
 	$(say) BENCH $@
-	$(quiet)$(COMPILE) $(LDFLAGS) -o $@ $(BENCH) -L$(BUILD) -l$(NAME) $(LDLIBS)
+	$(quiet)$(COMPILE) $(LDFLAGS) -o $@ $(BENCH) $(BENCH_RING) -L$(BUILD) -l$(NAME) $(LDLIBS)
 
 bench-program: $(BUILD)/bench/vchan-bench
 

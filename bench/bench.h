@@ -111,6 +111,7 @@ int socket_recv(int fd, void *data, size_t size);
 /* ---- cases.c: what is measured, at both ends ---- */
 
 uint64_t now_ns(void);
+void sort_ns(uint64_t *ns, size_t count);
 /* Runs it; the partner has answered with its port already where there is one.
  * In *r what this end saw. */
 void run_case(const struct self *self, const struct order *o, struct report *r);

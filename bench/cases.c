@@ -236,6 +236,11 @@ static int compare_numbers(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+void sort_ns(uint64_t *ns, size_t count)
+{
+	qsort(ns, count, sizeof *ns, compare_numbers);
+}
+
 static int take_samples(struct run *run)
 {
 	const struct order *o = run->o;
@@ -251,7 +256,7 @@ static int take_samples(struct run *run)
 				return -1;
 		late[i % MOST_SAMPLES] = now_ns() - message[0];
 	}
-	qsort(late, o->count, sizeof *late, compare_numbers);
+	sort_ns(late, o->count);
 	run->r->median = late[o->count / 2];
 	run->r->most = late[o->count - 1];
 	return 0;

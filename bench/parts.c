@@ -3,13 +3,12 @@
  * pays that has a thread, mirrored rings and an fd for select. */
 #include <errno.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "bench.h"
+#include "vchan/ring.h"
 
 #define WRITE_RING (128u << 10) /* the memory behind rings of 64 KiB, bytes */
 #define READ_RING (2u << 20)
@@ -29,18 +28,14 @@ static int thread_once(void)
 	return errno ? -1 : 0;
 }
 
-/* Mapped, and mapped once more behind that. */
 static int ring_once(size_t size)
 {
-	char *base = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
-			  MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	struct ring r;
 
-	if (base == MAP_FAILED)
+	if (ring_init(&r, size) < 0)
 		return -1;
-	if (mremap(base, 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, base + size) == MAP_FAILED)
-		return -1;
-	madvise(base, 2 * size, MADV_NOHUGEPAGE);
-	return munmap(base, 2 * size);
+	ring_free(&r);
+	return 0;
 }
 
 static int rings_once(void)
@@ -70,13 +65,6 @@ static int listener_once(void)
 	return fd < 0 ? -1 : close(fd);
 }
 
-static int compare(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return (x > y) - (x < y);
-}
-
 /* 0 on failure. */
 static uint64_t median_of(int (*once)(void))
 {
@@ -89,7 +77,7 @@ static uint64_t median_of(int (*once)(void))
 			return 0;
 		took[i] = now_ns() - start;
 	}
-	qsort(took, MOST_SAMPLES, sizeof *took, compare);
+	sort_ns(took, MOST_SAMPLES);
 	return took[MOST_SAMPLES / 2];
 }
 

@@ -132,27 +132,30 @@ void conn_give_up(libvchan_t *h, enum state state, int err)
 /* ---- the beginning ---- */
 
 /* Under the lock of the events. */
-static void watch_socket(libvchan_t *h)
+static bool watch_socket(libvchan_t *h)
 {
 	if (events_add_socket(&h->events, h->sock) == 0)
-		return;
+		return true;
 	log_error(&h->log, "cannot watch the connection: %s", log_reason(errno).text);
 	end_connection(h, true);
+	return false;
 }
 
 void conn_established(libvchan_t *h, int sock)
 {
+	bool watched;
+
 	h->sock = sock;
 	if (!lock_events(h))
 		return;
 	/* The state first: the fd may be readable from the next line on. */
 	atomic_store(&h->state, CONNECTED);
-	if (atomic_load(&h->fd_used))
-		watch_socket(h);
+	watched = !atomic_load(&h->fd_used) || watch_socket(h);
 	events_raise(&h->events);
 	events_unlock(&h->events);
 	driver_state_changed(h);
-	log_info(&h->log, "connected, %s wire", h->framed ? "framed" : "plain");
+	if (watched)
+		log_info(&h->log, "connected, %s wire", h->framed ? "framed" : "plain");
 }
 
 void conn_begin_to_use_fd(libvchan_t *h)

@@ -63,8 +63,8 @@ void conn_await_room(libvchan_t *h, size_t enough);
 /* Whoever receives holds `reading`, and tells afterwards: that data came, and,
  * with conn_received, what the peer said beside it.  `tell`: as above. */
 bool conn_may_receive(libvchan_t *h);
-/* ... or only headers. */
 void conn_data_came(libvchan_t *h);
+/* ... or only headers. */
 HOT void conn_something_came(libvchan_t *h, bool data)
 {
 	if (!data && !h->heard)

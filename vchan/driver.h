@@ -21,7 +21,7 @@ void driver_stop(libvchan_t *h);
 /* Ends the driver's sleep, if it is one that somebody has to end. */
 void driver_wake(libvchan_t *h);
 /* A caller: there is something for conn_step to do. */
-static inline void driver_kick(libvchan_t *h)
+HOT void driver_kick(libvchan_t *h)
 {
 	if (atomic_load(&h->idle))
 		driver_wake(h);

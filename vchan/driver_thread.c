@@ -58,9 +58,13 @@ static struct timespec time_left(int64_t until)
 
 static void poll_until(struct pollfd *fds, unsigned count, int64_t until, const sigset_t *mask)
 {
-	struct timespec left = time_left(until);
+	struct timespec left, *limit = NULL;
 
-	ppoll(fds, count, until == CLOCK_NEVER ? NULL : &left, mask);
+	if (until != CLOCK_NEVER) {
+		left = time_left(until);
+		limit = &left;
+	}
+	ppoll(fds, count, limit, mask);
 }
 
 static void sleep_until(libvchan_t *h, const struct conn_sleep *s)

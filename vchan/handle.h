@@ -140,7 +140,8 @@ struct libvchan {
 	struct ring in;
 	bool eof;                  /* nothing will ever come again */
 	bool fresh;                /* wait has just filled the read ring */
-	bool heard;                /* something came, if only headers, of which `taken` does not tell yet */
+	bool heard;                /* something came, if only headers, of which `taken`
+	                            * does not tell yet */
 	bool ahead;                /* the last small read found more than it wanted */
 	size_t portion;            /* bytes for the next wire_pull_some */
 	atomic_bool rest;          /* the socket may hold more than was asked of it; */

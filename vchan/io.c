@@ -400,7 +400,7 @@ static void after_pulling(libvchan_t *h, size_t n)
 
 /* When the program was told of less than there was, no event will tell of the
  * rest. */
-static void tell_of_capped(libvchan_t *h)
+HOT void tell_of_capped(libvchan_t *h)
 {
 	if (atomic_load(&h->capped) && ring_fill(&h->in) &&
 	    atomic_exchange(&h->capped, false))
@@ -415,8 +415,7 @@ static int end_reading(libvchan_t *h, int n)
 	if (n > 0) {
 		conn_stop_receiving(h);
 		wire_handed(h, (size_t)n);
-		if (atomic_load(&h->capped))
-			tell_of_capped(h);
+		tell_of_capped(h);
 		return n;
 	}
 	err = errno;
@@ -438,8 +437,7 @@ HOT bool was_ready(libvchan_t *h, void *data, size_t size)
 	ring_get(&h->in, data, size);
 	wire_handed(h, size);
 	conn_tell_of_more(h);
-	if (atomic_load(&h->capped))
-		tell_of_capped(h);
+	tell_of_capped(h);
 	return true;
 }
 
@@ -490,11 +488,11 @@ static int read_some(libvchan_t *h, char *data, size_t size, bool blocking)
 		return fail(gone(h, ECONNRESET));
 	got = take(h, data, size);
 	/* All that may be had without waiting is more than lay in the ring. */
-	if (got && blocking && !atomic_load(&h->rest))
+	if (got == size || (got && blocking && !atomic_load(&h->rest)))
 		return (int)got;
 	blocking &= got == 0;
 	do
-		n = got < size ? receive(h, data + got, size - got, blocking) : 0;
+		n = receive(h, data + got, size - got, blocking);
 	while (n == 0 && blocking);
 	if (n < 0 && got == 0)
 		return fail(gone(h, ECONNRESET));

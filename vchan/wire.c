@@ -81,10 +81,10 @@ static ssize_t plain_recv(libvchan_t *h, char *data, size_t size, bool wait)
 
 static size_t plain_pull(libvchan_t *h, size_t most, bool wait)
 {
-	size_t room = wire_in_room(h);
+	size_t fill = ring_fill(&h->in), room = h->in_size - fill;
 	ssize_t n;
 
-	if (room == 0) {
+	if (fill >= h->in_size) {
 		wire_note_rest(h, true);
 		return 0;
 	}

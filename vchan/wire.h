@@ -164,17 +164,6 @@ HOT size_t wire_send_most(const libvchan_t *h)
 	return handle_is_framed(h) ? h->out.size : h->out_size;
 }
 
-/* Anybody: what the read ring may take in. */
-HOT size_t wire_in_room(const libvchan_t *h)
-{
-	size_t fill;
-
-	if (handle_is_framed(h))
-		return ring_room(&h->in);
-	fill = ring_fill(&h->in);
-	return fill < h->in_size ? h->in_size - fill : 0;
-}
-
 /* Anybody: our program has had more than the peer knows. */
 HOT bool framed_owes_news(const libvchan_t *h)
 {
