@@ -23,15 +23,25 @@ quote = '$(subst ','\'',$(1))'
 # Each kind of build has its own directory, so they can stand side by side.
 BUILD ?= build$(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))
 
-NAME      := vchan-vsock
-SONAME    := lib$(NAME).so.$(ABI)
-SHARED    := $(SONAME).$(VERSION)
-LINKNAME  := lib$(NAME).so
-ARCHIVE   := lib$(NAME).a
-LIBRARIES := $(addprefix $(BUILD)/,$(SHARED) $(SONAME) $(LINKNAME) $(ARCHIVE))
+# Two flavours of the same library: all that differs is who drives a connection.
+NAME    := vchan-vsock
+SIMPLE  := $(NAME)-simple
+FLAVOURS := $(NAME) $(SIMPLE)
+DRIVER_$(NAME)   := thread
+DRIVER_$(SIMPLE) := caller
+HOW_$(SIMPLE)    := $(comma) without a thread
+
+# Of a flavour: the names of its files.
+soname   = lib$(1).so.$(ABI)
+shared   = $(call soname,$(1)).$(VERSION)
+linkname = lib$(1).so
+archive  = lib$(1).a
+files    = $(call shared,$(1)) $(call soname,$(1)) $(call linkname,$(1)) $(call archive,$(1))
+LIBRARIES := $(foreach f,$(FLAVOURS),$(addprefix $(BUILD)/,$(call files,$(f))))
 
 SOURCES := $(sort $(wildcard vchan/*.c))
-OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
+COMMON  := $(filter-out $(BUILD)/vchan/driver_%.o,$(SOURCES:%.c=$(BUILD)/%.o))
+objects  = $(COMMON) $(BUILD)/vchan/driver_$(DRIVER_$(1)).o
 MAP     := vchan/libvchan.map
 
 WARNINGS := -Wall -Wextra $(WERROR) -Wshadow -Wstrict-prototypes \
@@ -56,7 +66,7 @@ OUR_CPPFLAGS = -I. -D_GNU_SOURCE= -DVCHAN_VSOCK_VERSION='"$(VERSION)"'
 OUR_CFLAGS   = -std=gnu11 $(WARNINGS) $(CODE) -fPIC -fvisibility=hidden -pthread
 # nodelete: the library's thread and its atfork handlers outlive a dlclose.
 OUR_LDFLAGS  = $(RULES) -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack \
-	-Wl,-z,nodelete -Wl,--version-script=$(MAP) -Wl,-soname,$(SONAME)
+	-Wl,-z,nodelete -Wl,--version-script=$(MAP)
 
 # What the compiler included, for the next run of make.
 DEPENDS = -MMD -MP -MT $@ -MF $@.d
@@ -103,37 +113,43 @@ $(BUILD)/vchan/%.o: vchan/%.c $(FLAGS) VERSION
 	$(say) CC $@
 	$(quiet)$(COMPILE) $(DEPENDS) -c -o $@ $<
 
-$(BUILD)/$(SHARED): $(OBJECTS) $(MAP) $(FLAGS)
-	$(say) LINK $@
-	$(quiet)$(LINK) -o $@ $(OBJECTS) $(LDLIBS)
+# One flavour, from its objects; $(1) is its name.
+#
+# In the archive is one object in which everything hidden is local: a program that
+# links it statically sees the API's names and no others.
+define FLAVOUR
+$(BUILD)/$(call shared,$(1)): $(call objects,$(1)) $(MAP) $(FLAGS)
+	$$(say) LINK $$@
+	$$(quiet)$$(LINK) -Wl,-soname,$(call soname,$(1)) -o $$@ $(call objects,$(1)) $$(LDLIBS)
 
-$(BUILD)/$(SONAME): $(BUILD)/$(SHARED)
-	$(quiet)ln -sf $(SHARED) $@
+$(BUILD)/$(call soname,$(1)): $(BUILD)/$(call shared,$(1))
+	$$(quiet)ln -sf $(call shared,$(1)) $$@
 
-$(BUILD)/$(LINKNAME): $(BUILD)/$(SONAME)
-	$(quiet)ln -sf $(SONAME) $@
+$(BUILD)/$(call linkname,$(1)): $(BUILD)/$(call soname,$(1))
+	$$(quiet)ln -sf $(call soname,$(1)) $$@
 
-# One object in which everything hidden is local: a program that links it
-# statically sees the API's names and no others.
-$(BUILD)/$(NAME).o: $(OBJECTS) $(FLAGS)
-	$(quiet)$(CC) -r -nostdlib -o $@ $(OBJECTS)
-	$(quiet)$(OBJCOPY) --localize-hidden $@
+$(BUILD)/$(1).o: $(call objects,$(1)) $(FLAGS)
+	$$(quiet)$$(CC) -r -nostdlib -o $$@ $(call objects,$(1))
+	$$(quiet)$$(OBJCOPY) --localize-hidden $$@
 
-$(BUILD)/$(ARCHIVE): $(BUILD)/$(NAME).o
-	$(say) AR $@
-	$(quiet)rm -f $@
-	$(quiet)$(AR) rcs $@ $<
+$(BUILD)/$(call archive,$(1)): $(BUILD)/$(1).o
+	$$(say) AR $$@
+	$$(quiet)rm -f $$@
+	$$(quiet)$$(AR) rcs $$@ $$<
 
 # The unit tests link the objects, where the hidden symbols can be reached.
-UNITS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
+$(BUILD)/unit/$(DRIVER_$(1))/%: tests/unit/%.c $(call objects,$(1)) $(FLAGS)
+	@mkdir -p $$(@D)
+	$$(say) UNIT $$@
+	$$(quiet)$$(COMPILE) $$(DEPENDS) $$(LDFLAGS) -o $$@ $$< $(call objects,$(1)) $$(CMOCKA) $$(LDLIBS)
+endef
+$(foreach f,$(FLAVOURS),$(eval $(call FLAVOUR,$(f))))
+
+UNITS := $(foreach f,$(FLAVOURS),$(patsubst tests/unit/%.c,$(BUILD)/unit/$(DRIVER_$(f))/%,\
+	$(wildcard tests/unit/test_*.c)))
 CMOCKA = $$(pkg-config --cflags --libs cmocka)
 
 unit: $(UNITS)
-
-$(BUILD)/unit/%: tests/unit/%.c $(OBJECTS) $(FLAGS)
-	@mkdir -p $(@D)
-	$(say) UNIT $@
-	$(quiet)$(COMPILE) $(DEPENDS) $(LDFLAGS) -o $@ $< $(OBJECTS) $(CMOCKA) $(LDLIBS)
 
 # The demo is a client like any other: the public header and -lvchan-vsock.
 $(BUILD)/demo/vchan-demo: demo/demo.c $(LIBRARIES) $(FLAGS)
@@ -147,8 +163,12 @@ demo-program: $(BUILD)/demo/vchan-demo
 BENCH := $(sort $(wildcard bench/*.c))
 BENCH_RING := $(BUILD)/vchan/ring.o # hidden in the library
 
-$(BUILD)/bench/vchan-bench: $(BENCH) bench/bench.h $(BENCH_RING) $(LIBRARIES) $(FLAGS)
+$(BUILD)/bench/vchan-bench%: $(BENCH) bench/bench.h $(BENCH_RING) $(LIBRARIES) $(FLAGS)
 	@mkdir -p $(@D)
+	$(say) BENCH $@
+	$(quiet)$(COMPILE) $(LDFLAGS) -o $@ $(BENCH) $(BENCH_RING) -L$(BUILD) -l$(NAME)$* $(LDLIBS)
+
+$(BUILD)/bench/vchan-bench: $(BUILD)/bench/vchan-bench-simple
 	$(say) BENCH $@
 	$(quiet)$(COMPILE) $(LDFLAGS) -o $@ $(BENCH) $(BENCH_RING) -L$(BUILD) -l$(NAME) $(LDLIBS)
 
@@ -162,7 +182,7 @@ TO_INCLUDE = $(call quote,$(DESTDIR)$(INCLUDEDIR)/$(NAME))
 # once more, since sed puts it there.
 pc_path = $$(printf '%s' $(call quote,$(1)) | \
 	sed -e "s/[] '\"&|();<>*?{}[]/\\\\&/g" -e 's/[\\&|]/\\&/g')
-FILL_PC = sed "s|@PREFIX@|$(call pc_path,$(PREFIX))|; \
+FILL_PC = sed -e "s|@PREFIX@|$(call pc_path,$(PREFIX))|; \
 	s|@LIBDIR@|$(call pc_path,$(LIBDIR))|; \
 	s|@INCLUDEDIR@|$(call pc_path,$(INCLUDEDIR))|; \
 	s|@VERSION@|$(VERSION)|"
@@ -171,15 +191,27 @@ FILL_PC = sed "s|@PREFIX@|$(call pc_path,$(PREFIX))|; \
 # line; another library's is never touched.
 OUR_DEFAULT = grep -qsx 'Requires: $(NAME)' $(TO_PC)/vchan.pc
 
+define INSTALL_FLAVOUR
+$(quiet)$(INSTALL) -m 644 $(BUILD)/$(call archive,$(1)) $(TO_LIB)/$(call archive,$(1))
+	$(quiet)$(INSTALL) -m 755 $(BUILD)/$(call shared,$(1)) $(TO_LIB)/$(call shared,$(1))
+	$(quiet)ln -sf $(call shared,$(1)) $(TO_LIB)/$(call soname,$(1))
+	$(quiet)ln -sf $(call soname,$(1)) $(TO_LIB)/$(call linkname,$(1))
+	$(quiet)$(FILL_PC) -e "s|@NAME@|$(1)|; s|@HOW@|$(HOW_$(1))|" $(NAME).pc.in > $(TO_PC)/$(1).pc
+	$(quiet)chmod 644 $(TO_PC)/$(1).pc
+
+endef
+
+define UNINSTALL_FLAVOUR
+$(quiet)rm -f $(TO_PC)/$(1).pc $(TO_LIB)/$(call linkname,$(1)) \
+		$(TO_LIB)/$(call soname,$(1)) $(TO_LIB)/$(call soname,$(1)).* \
+		$(TO_LIB)/$(call archive,$(1))
+
+endef
+
 install: all
 	$(quiet)$(INSTALL) -d $(TO_LIB) $(TO_PC) $(TO_INCLUDE)
 	$(quiet)$(INSTALL) -m 644 libvchan.h $(TO_INCLUDE)/libvchan.h
-	$(quiet)$(INSTALL) -m 644 $(BUILD)/$(ARCHIVE) $(TO_LIB)/$(ARCHIVE)
-	$(quiet)$(INSTALL) -m 755 $(BUILD)/$(SHARED) $(TO_LIB)/$(SHARED)
-	$(quiet)ln -sf $(SHARED) $(TO_LIB)/$(SONAME)
-	$(quiet)ln -sf $(SONAME) $(TO_LIB)/$(LINKNAME)
-	$(quiet)$(FILL_PC) $(NAME).pc.in > $(TO_PC)/$(NAME).pc
-	$(quiet)chmod 644 $(TO_PC)/$(NAME).pc
+	$(foreach f,$(FLAVOURS),$(call INSTALL_FLAVOUR,$(f)))
 ifneq ($(VCHAN_DEFAULT),no)
 	$(quiet)if $(OUR_DEFAULT) || ! { test -e $(TO_PC)/vchan.pc || test -L $(TO_PC)/vchan.pc; }; then \
 		$(FILL_PC) vchan.pc.in > $(TO_PC)/vchan.pc && \
@@ -191,9 +223,8 @@ endif
 
 uninstall:
 	$(quiet)if $(OUR_DEFAULT); then rm -f $(TO_PC)/vchan.pc; fi
-	$(quiet)rm -f $(TO_PC)/$(NAME).pc $(TO_LIB)/$(LINKNAME) \
-		$(TO_LIB)/$(SONAME) $(TO_LIB)/$(SONAME).* \
-		$(TO_LIB)/$(ARCHIVE) $(TO_INCLUDE)/libvchan.h
+	$(foreach f,$(FLAVOURS),$(call UNINSTALL_FLAVOUR,$(f)))
+	$(quiet)rm -f $(TO_INCLUDE)/libvchan.h
 	$(quiet)if test -d $(TO_INCLUDE); then rmdir $(TO_INCLUDE); fi
 
 demo:
@@ -216,4 +247,4 @@ FORCE:
 	clean FORCE
 .DELETE_ON_ERROR:
 
--include $(addsuffix .d,$(OBJECTS) $(UNITS) $(BUILD)/demo/vchan-demo)
+-include $(addsuffix .d,$(SOURCES:%.c=$(BUILD)/%.o) $(UNITS) $(BUILD)/demo/vchan-demo)

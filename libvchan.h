@@ -39,6 +39,19 @@
  *   exit() delivers what was written, as libvchan_close does; do not call the
  *   library from a signal handler (exit() is fine there).
  *
+ * Without a thread: libvchan-vsock-simple
+ *   The same contract, and no thread: what the library's does otherwise happens
+ *   inside the program's calls.  So these three are different, and nothing else:
+ *   - What waits, waits for the next call on that handle, whichever: bytes that
+ *     the kernel or the peer's ring had no room for, a peer that asks for room, a
+ *     client to let in, an asynchronous connect.  A call that blocks works on
+ *     meanwhile; libvchan_close and exit() deliver as ever.
+ *   - A silent peer's death shows at the next call.
+ *   - libvchan_fd_for_select, and watch_fd, are also readable when a call could
+ *     make such progress; libvchan_wait then makes it, and stays up to 50 ms for
+ *     a client that is just coming in.  Look at the state: it may not be
+ *     VCHAN_CONNECTED yet.
+ *
  * Errors
  *   Every -1 and NULL comes with errno.  Wherever a handle is NULL or a
  *   buffer of more than 0 bytes is NULL: EINVAL.  Bytes count in size_t going

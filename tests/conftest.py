@@ -22,7 +22,7 @@ import pytest
 import puppet
 import vchan
 
-VSOCK_SUITES = ("contract", "kernel", "guest", "stall", "bench")
+VSOCK_SUITES = ("contract", "kernel", "guest", "stall", "bench", "simple")
 HERE = pathlib.Path(__file__).resolve().parent
 DEFAULT_DEADLINE = int(os.environ.get("VCHAN_TEST_DEADLINE", "60"))
 

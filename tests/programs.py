@@ -14,12 +14,14 @@ import vchan
 PROGRAMS = {
     "puppet": vchan.ROOT / "tests" / "programs" / "puppet.c",
     "no-vsock": vchan.ROOT / "tests" / "programs" / "no_vsock.c",
+    "echo": vchan.ROOT / "tests" / "programs" / "echo.c",
     "stall": vchan.ROOT / "tests" / "programs" / "stall.c",
     "volume": vchan.ROOT / "tests" / "volume" / "volume.c",
 }
-OUTPUT = vchan.ROOT / "build" / "tests"
+OUTPUT = vchan.ROOT / "build" / ("tests-simple" if vchan.SIMPLE else "tests")
 COMPILER = [os.environ.get("CC", "cc"), "-std=gnu11", "-O2", "-g", "-Wall",
-            "-Wextra", "-Werror", "-pthread", f"-I{vchan.ROOT}"]
+            "-Wextra", "-Werror", "-pthread", f"-I{vchan.ROOT}",
+            *(["-DSIMPLE"] if vchan.SIMPLE else [])]
 
 
 def fresh(binary, source):

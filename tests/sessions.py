@@ -62,12 +62,20 @@ class Session:
     without: tuple = ()
     # The kernel of its machine, if not the system's own.
     kernel: str = ""
-    # Runs at the same time as the others of which this is said.
+    # The library's flavour: "simple", or the one with a thread.
+    flavour: str = ""
+    # Runs at the same time as others of which this is said: as many as there are
+    # processors, and besides those that mostly sleep.
     beside: bool = False
+    sleeps: bool = False
 
     @property
     def build(self):
         return "-".join(filter(None, ["build", *self.sanitize.split(",")]))
+
+    @property
+    def library(self):
+        return f"lib{'-'.join(filter(None, ['vchan-vsock', self.flavour]))}.so.1"
 
 
 # They count threads, where ThreadSanitizer adds its own, or take /proc away,
@@ -82,17 +90,21 @@ ELSEWHERE = ("contract/test_environment.py", "contract/test_addresses.py",
 # Parsing, which tests/unit has under that sanitizer, too.
 PARSING = ("contract/test_framed_peer.py::test_violation",)
 
+# The longest first: two of them at the same time are the best part of a run.
 SESSIONS = (
     Session("native", ("build", "unit", "lab"), minutes=15),
-    Session("lab", ("kernel", "contract", "guest", "bench"), minutes=30, lab=True),
-    # Some of its versions count packets, and reset a connection of too many.
-    # Its readers mostly sleep.
-    Session("lab, Linux 6.12", ("stall",), minutes=15, lab=True, kernel="6.12", beside=True),
-    Session("lab, ASan and UBSan", ("contract",), minutes=22, lab=True,
+    Session("lab", ("kernel", "contract", "guest", "bench"), minutes=35, lab=True,
+            beside=True),
+    Session("lab, ASan and UBSan", ("contract",), minutes=25, lab=True,
             sanitize="address,undefined", scale=0.05, without=ELSEWHERE, beside=True),
-    Session("lab, TSan", ("contract",), minutes=22, lab=True,
+    Session("lab, TSan", ("contract",), minutes=25, lab=True,
             sanitize="thread", scale=0.05, without=BARE + ELSEWHERE + PARSING,
             beside=True),
+    Session("lab, simple", ("simple", "kernel", "contract", "guest"), minutes=30, lab=True,
+            flavour="simple", scale=0.1, beside=True),
+    # Some of its versions count packets, and reset a connection of too many.
+    Session("lab, Linux 6.12", ("stall",), minutes=15, lab=True, kernel="6.12", beside=True,
+            sleeps=True),
 )
 
 # Programs that the tests run kill themselves with these on purpose.
@@ -241,8 +253,10 @@ def build(session, total):
 
 def compile_programs(total):
     """Compile what the tests run: it takes long in an emulated machine."""
+    libraries = {session.library for session in SESSIONS if session.lab}
     with total.stage("test programs"):
-        if (run([sys.executable, "-B", TESTS / "programs.py"], 300) != 0 or
+        if (any(run(["env", f"VCHAN_LIB={ROOT / 'build' / name}", sys.executable, "-B",
+                     TESTS / "programs.py"], 300) for name in sorted(libraries)) or
                 run(["make", "-s", "bench-program"], 300) != 0):
             total.fail("test programs", "they do not compile (see above)")
 
@@ -262,7 +276,7 @@ def sanitizer_environment(session, out):
 def command(session, words, out):
     """The words that run the session's pytest where it belongs."""
     variables = {"PYTHONDONTWRITEBYTECODE": "1",
-                 "VCHAN_LIB": ROOT / session.build / "libvchan-vsock.so.1",
+                 "VCHAN_LIB": ROOT / session.build / session.library,
                  **sanitizer_environment(session, out)}
     if session.sanitize:
         # The plain wire has its plain peers; once more is for the plain build.
@@ -300,22 +314,64 @@ def run_session(session, words, total, out):
     take_stock(session, status, total, out)
 
 
-def run_beside(jobs, total):
-    """Sessions at the same time: most of it is waiting.  (session, words, out) each."""
-    processes = []
+@dataclasses.dataclass
+class Running:
+    """A session that runs beside others."""
+    session: Session
+    process: subprocess.Popen
+    started: float
+
+    @classmethod
+    def begin(cls, session, words, out):
+        print(f"{session.name}: begun", flush=True)
+        with open(out / "log", "wb") as log:
+            process = begin(command(session, words, out), stdout=log, stderr=subprocess.STDOUT)
+        return cls(session, process, time.monotonic())
+
+    def seconds(self):
+        return time.monotonic() - self.started
+
+    def is_over(self):
+        return self.process.poll() is not None or self.seconds() > seconds_of(self.session)
+
+
+def places_taken(running):
+    return sum(not one.session.sleeps for one in running)
+
+
+def next_of(waiting, running, places):
+    """The first that has a place."""
+    return next((job for job in waiting if job[0].sleeps or places_taken(running) < places),
+                None)
+
+
+def run_all(jobs, total):
+    """(session, words, out) each: {session's name: its status}."""
+    waiting, running, statuses = list(jobs), [], {}
     try:
-        with total.stage("tests, at the same time: " + "; ".join(job[0].name for job in jobs)):
-            for session, words, out in jobs:
-                with open(out / "log", "wb") as log:
-                    processes.append(begin(command(session, words, out), stdout=log,
-                                           stderr=subprocess.STDOUT))
-            late = time.monotonic() + max(seconds_of(job[0]) for job in jobs)
-            statuses = [status_of(process, max(0, late - time.monotonic()))
-                        for process in processes]
+        while waiting or running:
+            while (job := next_of(waiting, running, os.cpu_count() or 1)) is not None:
+                waiting.remove(job)
+                running.append(Running.begin(*job))
+            for one in [one for one in running if one.is_over()]:
+                running.remove(one)
+                statuses[one.session.name] = one.process.poll()
+                end(one.process)
+                total.times.append((f"  of that: {one.session.name}", one.seconds()))
+                print(f"{one.session.name}: over after {one.seconds():.0f} s", flush=True)
+            time.sleep(0.1)
     finally:
-        for process in processes:
-            end(process)
-    for (session, _, out), status in zip(jobs, statuses):
+        for one in running:
+            end(one.process)
+    return statuses
+
+
+def run_beside(jobs, total):
+    """Sessions at the same time: much of it is waiting.  (session, words, out) each."""
+    with total.stage("tests, at the same time: " + "; ".join(job[0].name for job in jobs)):
+        statuses = run_all(jobs, total)
+    for session, _, out in jobs:
+        status = statuses[session.name]
         print(f"\n=== what was said: {session.name}", flush=True)
         print((out / "log").read_text(errors="replace"), flush=True)
         take_stock(session, status, total, out)

@@ -29,6 +29,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 HEADER = ROOT / "libvchan.h"
 LIBRARY = pathlib.Path(os.environ.get("VCHAN_LIB")
                        or ROOT / "build" / "libvchan-vsock.so.1").resolve()
+# The flavour without a thread, where only calls make progress.
+SIMPLE = "simple" in LIBRARY.name
 
 DISCONNECTED, CONNECTED, WAITING = 0, 1, 2
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -83,6 +85,62 @@ def failure(what):
     return OSError(number, f"{what}: {os.strerror(number)}")
 
 
+class Attendant(threading.Thread):
+    """Does with the simple flavour what a program does that sleeps on its fds.
+
+    Most tests have both ends of a channel, and one thread.  While that is in a call
+    on one end, somebody has to work for the other: a thread here that sleeps on all
+    handles' fds and calls libvchan_is_open when one is readable, and only then.  So
+    what the fds do not tell of does not happen.  Edge-triggered: the fds stay readable
+    until a test's own libvchan_wait.
+    """
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.lock = threading.Lock()
+        self.handles = {}
+        self.epoll = select.epoll()
+        self.start()
+
+    def run(self):
+        while True:
+            for fd, _ in self.epoll.poll():
+                with self.lock:
+                    if fd in self.handles:
+                        library().libvchan_is_open(self.handles[fd])
+
+    def begin(self, fd, handle):
+        with self.lock:
+            self.handles[fd] = handle
+            self.epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+
+    def end(self, handle):
+        """Before it is closed: nobody may be in a call then."""
+        with self.lock:
+            self.handles = {fd: h for fd, h in self.handles.items() if h != handle}
+
+
+_attendant = None
+
+
+def attend(fd, handle):
+    global _attendant
+    if SIMPLE and fd >= 0:
+        _attendant = _attendant or Attendant()
+        _attendant.begin(fd, handle)
+
+
+@contextlib.contextmanager
+def unattended(chan):
+    """For a while nobody works for this handle but the test."""
+    if _attendant:
+        _attendant.end(chan.handle)
+    try:
+        yield
+    finally:
+        attend(chan.fd, chan.handle)
+
+
 class Vchan:
     """One libvchan handle."""
 
@@ -94,6 +152,8 @@ class Vchan:
         self.handle = handle
         self.watch_fd = None
         Vchan.opened.append(self)
+        if SIMPLE and "async" not in what:
+            attend(library().libvchan_fd_for_select(handle), handle)
 
     @classmethod
     def server(cls, domain, port, read_min=PAGE, write_min=PAGE):
@@ -114,6 +174,7 @@ class Vchan:
         chan = cls(library().libvchan_client_init_async(
             domain, port, watch_fd), "libvchan_client_init_async")
         chan.watch_fd = watch_fd[0]
+        attend(chan.watch_fd, chan.handle)
         return chan
 
     def _call(self, name, *arguments):
@@ -168,6 +229,8 @@ class Vchan:
         handle, self.handle = self.handle, ffi.NULL
         if self in Vchan.opened:
             Vchan.opened.remove(self)
+        if _attendant:
+            _attendant.end(handle)
         library().libvchan_close(handle)
 
     def __enter__(self):
@@ -432,6 +495,35 @@ def readable(fd, seconds=SOON):
 def quiet(fd, milliseconds=A_WHILE_MS):
     """Does poll say nothing at all about this fd for a while?"""
     return poll(fd, milliseconds) == 0
+
+
+def readable_for_good(fd):
+    """Wait until the fd has something to tell to the program.
+
+    Before a channel is connected the simple flavour's fd is readable for each step that
+    a call shall take, too; but not for long, as the Attendant sees to it.
+    """
+    if not SIMPLE:
+        return readable(fd)
+    deadline = time.monotonic() + SOON
+    in_a_row = 0
+    while in_a_row < 10:
+        in_a_row = in_a_row + 1 if poll(fd) == select.POLLIN else 0
+        assert time.monotonic() < deadline, "not readable for good"
+        time.sleep(0.003)
+    return True
+
+
+def nothing_to_tell(fd, milliseconds=A_WHILE_MS):
+    """The same, for a while that it does not."""
+    if not SIMPLE:
+        return quiet(fd, milliseconds)
+    deadline = time.monotonic() + milliseconds / 1000
+    seen = []
+    while time.monotonic() < deadline:
+        seen.append(poll(fd))
+        time.sleep(0.003)
+    return not all(seen) and set(seen) <= {0, select.POLLIN}
 
 
 def settle(chan):

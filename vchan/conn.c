@@ -38,6 +38,7 @@
 #include "life.h"
 #include "setup.h"
 #include "vsock.h"
+#include "wake.h"
 #include "wire.h"
 
 #define GATHER (200 * CLOCK_US)
@@ -79,7 +80,7 @@ static void wake_writer(libvchan_t *h)
 {
 	if (atomic_load(&h->writer_waits) &&
 	    !pthread_equal(atomic_load(&h->waiter), pthread_self()))
-		driver_wake_writer(h);
+		wake_signal(h->room_wake);
 }
 
 void conn_watch(struct conn_sleep *s, int fd, short events)
@@ -98,7 +99,8 @@ static void end_connection(libvchan_t *h, bool tell)
 		return;
 	atomic_store(&h->state, DISCONNECTED);
 	/* Later news of a dead connection is no event any more. */
-	events_drop_socket(&h->events, h->sock);
+	if (atomic_load(&h->fd_used))
+		events_drop_socket(&h->events, h->sock);
 	if (tell)
 		events_raise(&h->events);
 	/* Nothing is cut off by this: the ring is empty then. */
@@ -107,7 +109,7 @@ static void end_connection(libvchan_t *h, bool tell)
 	/* Its program acknowledges nothing any more. */
 	if (h->framed)
 		atomic_store(&h->dead, true);
-	driver_state_changed(h);
+	wake_changed(&h->state);
 	wake_writer(h);
 	log_info(&h->log, "disconnected");
 }
@@ -125,7 +127,7 @@ void conn_give_up(libvchan_t *h, enum state state, int err)
 	h->error = err;
 	atomic_store(&h->dead, true);
 	atomic_store(&h->state, state);
-	driver_state_changed(h);
+	wake_changed(&h->state);
 	conn_raise(h);
 }
 
@@ -153,7 +155,7 @@ void conn_established(libvchan_t *h, int sock)
 	watched = !atomic_load(&h->fd_used) || watch_socket(h);
 	events_raise(&h->events);
 	events_unlock(&h->events);
-	driver_state_changed(h);
+	wake_changed(&h->state);
 	if (watched)
 		log_info(&h->log, "connected, %s wire", h->framed ? "framed" : "plain");
 }
@@ -211,19 +213,24 @@ static bool lock_to_drain(libvchan_t *h)
 		if (lock_for_a_while(&h->draining))
 			return true;
 	} while (!closing);
+	atomic_store(&h->dead, true);
 	return false;
 }
 
-static void drain(libvchan_t *h)
+/* False: somebody else is sending, and will look after what is left. */
+static bool drain(libvchan_t *h)
 {
-	if (!lock_to_drain(h)) {
-		atomic_store(&h->dead, true);
-		return;
+	if (driver_attends || atomic_load(&h->closing)) {
+		if (!lock_to_drain(h))
+			return true;
+	} else if (pthread_mutex_trylock(&h->draining) != 0) {
+		return false;
 	}
 	wire_drain(h);
 	wire_unlock(h);
 	/* It may have looked while the kernel seemed to have room. */
 	wake_writer(h);
+	return true;
 }
 
 static bool is_streaming(libvchan_t *h)
@@ -250,7 +257,7 @@ static void send_what_is_due(libvchan_t *h, struct conn_sleep *s)
 		return;
 	}
 	if (is_due(h, streaming)) {
-		drain(h);
+		s->patient = !drain(h);
 		if (has_room_news(h))
 			conn_raise(h);
 		notice_end(h);
@@ -261,13 +268,13 @@ static void send_what_is_due(libvchan_t *h, struct conn_sleep *s)
 }
 
 /* The driver: as conn_take_in, or whoever receives now will kick us. */
-static bool take_in_or_wait(libvchan_t *h)
+static bool take_in_or_wait(libvchan_t *h, struct conn_sleep *s)
 {
 	if (conn_take_in(h))
 		return true;
 	atomic_store(&h->wants_input, true);
 	if (!conn_take_in(h)) {
-		h->waits_for_input = true;
+		s->for_input = true;
 		return false;
 	}
 	atomic_store(&h->wants_input, false);
@@ -275,16 +282,16 @@ static bool take_in_or_wait(libvchan_t *h)
 }
 
 /* What is in the ring waits for the peer's room: look for news of it. */
-static short await_acknowledgement(libvchan_t *h)
+static short await_acknowledgement(libvchan_t *h, struct conn_sleep *s)
 {
 	if (!wire_unsent(h) || !atomic_load(&h->blocked))
 		return 0;
-	if (!take_in_or_wait(h)) {
-		h->awaits_ack = true;
+	if (!take_in_or_wait(h, s)) {
+		s->for_ack = true;
 		return 0;
 	}
-	h->awaits_ack = wire_unsent(h) && atomic_load(&h->blocked);
-	return h->awaits_ack ? POLLIN : 0;
+	s->for_ack = wire_unsent(h) && atomic_load(&h->blocked);
+	return s->for_ack ? POLLIN : 0;
 }
 
 static int64_t look_every(const libvchan_t *h)
@@ -323,7 +330,7 @@ static void look_later(libvchan_t *h, uint64_t handed, int64_t pause)
 	h->look_at = clock_now() + pause;
 }
 
-static void look_for_who_asks(libvchan_t *h)
+static void look_for_who_asks(libvchan_t *h, struct conn_sleep *s)
 {
 	uint64_t handed = atomic_load(&h->flow.handed);
 	bool active = handed != h->looked_handed &&
@@ -332,7 +339,7 @@ static void look_for_who_asks(libvchan_t *h)
 	/* A program that receives hears who asks. */
 	if (!active && stop_looking(h))
 		return;
-	if (!active && !take_in_or_wait(h)) {
+	if (!active && !take_in_or_wait(h, s)) {
 		h->look_at = 0;
 		h->looks = false;
 	} else {
@@ -347,12 +354,12 @@ static void look_for_who_asks(libvchan_t *h)
 /* Our program has had something, and the peer may ask after that. */
 static short tell_who_asks(libvchan_t *h, struct conn_sleep *s)
 {
-	if (!atomic_load(&h->flow.untold) || h->waits_for_input)
+	if (!atomic_load(&h->flow.untold) || s->for_input)
 		return 0;
 	if (!h->look_at)
 		look_later(h, atomic_load(&h->flow.handed), look_every(h));
 	else if (h->looks || clock_now() >= h->look_at)
-		look_for_who_asks(h);
+		look_for_who_asks(h, s);
 	if (h->looks)
 		return POLLIN;
 	if (h->look_at && h->look_at < s->until)
@@ -367,13 +374,12 @@ static void step_open(libvchan_t *h, struct conn_sleep *s)
 	notice_end(h);
 	send_what_is_due(h, s);
 	if (h->framed) {
-		h->waits_for_input = h->awaits_ack = false;
-		events |= await_acknowledgement(h);
+		events |= await_acknowledgement(h, s);
 		events |= tell_who_asks(h, s);
 	}
 	if (handle_state(h) == CONNECTED)
 		events |= POLLRDHUP;
-	s->patient = h->gathered;
+	s->patient |= h->gathered;
 	if (wire_unsent(h) && atomic_load(&h->stalled)) {
 		s->patient = true;
 		if (!atomic_load(&h->starved))
@@ -387,15 +393,15 @@ static void step_open(libvchan_t *h, struct conn_sleep *s)
 		conn_watch(s, h->sock, events);
 }
 
-bool conn_has_work(libvchan_t *h)
+bool conn_has_work(libvchan_t *h, const struct conn_sleep *s)
 {
-	if (h->waits_for_input && !atomic_load(&h->wants_input))
+	if (s->for_input && !atomic_load(&h->wants_input))
 		return true;
-	if (!h->look_at && !h->waits_for_input && atomic_load(&h->flow.untold))
+	if (atomic_load(&h->flow.untold) && !s->for_input && !h->look_at)
 		return true;
 	/* A caller that tries to send unsets `blocked` for a moment: who looks then
 	 * does not await what he must. */
-	return wire_unsent(h) && !(atomic_load(&h->blocked) && h->awaits_ack);
+	return wire_unsent(h) && !(atomic_load(&h->blocked) && s->for_ack);
 }
 
 void conn_flush(libvchan_t *h)
@@ -490,6 +496,19 @@ bool conn_take_in(libvchan_t *h)
 	return true;
 }
 
+void conn_look(libvchan_t *h)
+{
+	bool owes = h->framed && framed_owes_news(h) && !atomic_load(&h->dead);
+	struct pollfd p = { h->sock, (short)(owes ? POLLIN | POLLRDHUP : POLLRDHUP), 0 };
+
+	if (handle_state(h) != CONNECTED || poll(&p, 1, 0) <= 0)
+		return;
+	if (p.revents & POLLIN)
+		conn_take_in(h);
+	if (p.revents & ~POLLIN)
+		conn_ended(h, true);
+}
+
 /* ---- waiting for room ---- */
 
 static void pause_shortly(void)
@@ -530,7 +549,7 @@ static short room_events(libvchan_t *h)
 static void await_peer_room(libvchan_t *h, size_t enough)
 {
 	/* Without an fd to be woken by, look again and again. */
-	bool can_wake = driver_ready_writer(h);
+	bool can_wake = h->room_wake >= 0 || wake_open(&h->room_wake) == 0;
 	struct pollfd p[2] = { { h->room_wake, POLLIN, 0 }, { h->sock, 0, 0 } };
 
 	atomic_store(&h->waiter, pthread_self());
@@ -542,7 +561,7 @@ static void await_peer_room(libvchan_t *h, size_t enough)
 	if (wire_room(h) < enough && handle_state(h) == CONNECTED &&
 	    poll(p, 2, atomic_load(&h->starved) || !can_wake ? 1 : -1) > 0) {
 		if (p[0].revents)
-			driver_writer_woke(h);
+			wake_clear(h->room_wake);
 		if (p[1].revents & POLLRDHUP)
 			conn_ended(h, true);
 	}
@@ -590,7 +609,7 @@ bool conn_step(libvchan_t *h, struct conn_sleep *s)
 		before = handle_state(h);
 		s->count = 0;
 		s->until = CLOCK_NEVER;
-		s->patient = false;
+		s->patient = s->for_input = s->for_ack = false;
 		if (before == WAITING && !atomic_load(&h->closing))
 			setup_step_waiting(h, s);
 		else if (before == CONNECTING && !atomic_load(&h->closing))

@@ -19,14 +19,13 @@
 /* So many small writes in a row are a stream: they gather in the ring. */
 #define CONN_STREAK 5
 
-/* Both listeners, a plain connection that is held back, the candidates. */
-#define CONN_FDS (3 + CANDIDATES)
-
 struct conn_sleep {
 	struct pollfd fds[CONN_FDS];
 	unsigned count;
 	int64_t until; /* ns, CLOCK_NEVER */
 	bool patient;  /* what comes into the write ring can wait for that */
+	bool for_input; /* until another thread that is receiving wakes us */
+	bool for_ack;   /* for input, or that, as the peer tells of its room there */
 };
 
 void conn_watch(struct conn_sleep *s, int fd, short events);
@@ -34,7 +33,7 @@ void conn_watch(struct conn_sleep *s, int fd, short events);
 /* The driver.  False: closing, and all is handed over; never call it again. */
 bool conn_step(libvchan_t *h, struct conn_sleep *s);
 /* The driver, about to sleep: has something come up meanwhile? */
-bool conn_has_work(libvchan_t *h);
+bool conn_has_work(libvchan_t *h, const struct conn_sleep *s);
 
 /* The driver: this connected socket is the peer. */
 void conn_established(libvchan_t *h, int sock);
@@ -53,6 +52,10 @@ HOT void conn_use_fd(libvchan_t *h)
 /* A caller found the connection's end.  `tell`: raise the event; false only
  * in libvchan_wait, which is about to report it. */
 void conn_ended(libvchan_t *h, bool tell);
+
+/* A caller whom nobody helps, and who does not receive now: is the peer gone, and has
+ * it asked for what we owe it? */
+void conn_look(libvchan_t *h);
 
 /* A caller: send what lies in the write ring, now, in this thread. */
 void conn_flush(libvchan_t *h);

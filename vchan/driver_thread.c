@@ -8,64 +8,18 @@
  * writer puts into the ring, then looks at `idle`.  All four are sequentially
  * consistent, so one sees the other.
  */
-#define _GNU_SOURCE
 #include "driver.h"
 
 #include <errno.h>
-#include <linux/futex.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
-#include "clock.h"
-#include "conn.h"
-#include "fd.h"
 #include "life.h"
+#include "wake.h"
 
 #define STACK_SIZE (256 << 10) /* it never goes deep */
 
-static void signal_eventfd(int fd)
-{
-	uint64_t one = 1;
-
-	if (write(fd, &one, sizeof one) < 0) {
-		/* Full means readable, which is the aim. */
-	}
-}
-
-static void clear_eventfd(int fd)
-{
-	uint64_t count;
-
-	if (read(fd, &count, sizeof count) < 0) {
-		/* EAGAIN: somebody else's wake-up was merged into it. */
-	}
-}
-
-static struct timespec time_left(int64_t until)
-{
-	int64_t left = until - clock_now();
-	struct timespec t = { 0, 0 };
-
-	if (left > 0) {
-		t.tv_sec = (time_t)(left / CLOCK_S);
-		t.tv_nsec = (long)(left % CLOCK_S);
-	}
-	return t;
-}
-
-static void poll_until(struct pollfd *fds, unsigned count, int64_t until, const sigset_t *mask)
-{
-	struct timespec left, *limit = NULL;
-
-	if (until != CLOCK_NEVER) {
-		left = time_left(until);
-		limit = &left;
-	}
-	ppoll(fds, count, limit, mask);
-}
+const bool driver_attends = true;
 
 static void sleep_until(libvchan_t *h, const struct conn_sleep *s)
 {
@@ -75,15 +29,15 @@ static void sleep_until(libvchan_t *h, const struct conn_sleep *s)
 	if (!s->patient) {
 		/* Only from such a sleep must somebody wake us for new work. */
 		atomic_store(&h->idle, true);
-		if (conn_has_work(h)) {
+		if (conn_has_work(h, s)) {
 			atomic_store(&h->idle, false);
 			return;
 		}
 	}
-	poll_until(fds, 1 + s->count, s->until, NULL);
+	driver_sleep(fds, 1 + s->count, s->until, NULL);
 	atomic_store(&h->idle, false);
 	if (fds[0].revents)
-		clear_eventfd(h->wake);
+		wake_clear(h->wake);
 }
 
 static void *drive(void *handle)
@@ -94,18 +48,6 @@ static void *drive(void *handle)
 	while (conn_step(h, &s))
 		sleep_until(h, &s);
 	return NULL;
-}
-
-void driver_connect(libvchan_t *h)
-{
-	struct conn_sleep s;
-	sigset_t saved;
-
-	/* As in the thread; only while it sleeps may a handler run. */
-	signals_block(&saved);
-	while (conn_step(h, &s) && handle_state(h) == CONNECTING)
-		poll_until(s.fds, s.count, s.until, &saved);
-	signals_restore(&saved);
 }
 
 static int create_thread(libvchan_t *h)
@@ -125,22 +67,9 @@ static int create_thread(libvchan_t *h)
 	return err;
 }
 
-static int open_eventfd(int *fd)
-{
-	sigset_t saved;
-	int err;
-
-	life_enter(&saved);
-	*fd = fd_above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-	err = errno;
-	life_leave(&saved);
-	errno = err;
-	return *fd < 0 ? -1 : 0;
-}
-
 int driver_open(libvchan_t *h)
 {
-	return open_eventfd(&h->wake);
+	return wake_open(&h->wake);
 }
 
 int driver_start(libvchan_t *h)
@@ -154,40 +83,54 @@ int driver_start(libvchan_t *h)
 void driver_stop(libvchan_t *h)
 {
 	atomic_store(&h->closing, true);
-	signal_eventfd(h->wake);
+	wake_signal(h->wake);
 	pthread_join(h->thread, NULL);
+}
+
+void driver_close(libvchan_t *h)
+{
+	life_close(&h->wake);
+}
+
+void driver_forget(libvchan_t *h, int fd)
+{
+	/* The thread itself closes them, and names them no more. */
+	(void)h;
+	(void)fd;
 }
 
 void driver_wake(libvchan_t *h)
 {
 	if (atomic_exchange(&h->idle, false))
-		signal_eventfd(h->wake);
+		wake_signal(h->wake);
+}
+
+void driver_catch_up(libvchan_t *h)
+{
+	(void)h; /* the thread has */
 }
 
 void driver_await_peer(libvchan_t *h)
 {
-	int s;
+	enum state s;
 
-	while ((s = atomic_load(&h->state)) == WAITING || s == CONNECTING)
-		syscall(SYS_futex, &h->state, FUTEX_WAIT_PRIVATE, s, NULL, NULL, 0);
+	while ((s = handle_state(h)) == WAITING || s == CONNECTING)
+		wake_await_change(&h->state, s);
 }
 
-void driver_state_changed(libvchan_t *h)
+int driver_wait(libvchan_t *h, bool at_once)
 {
-	syscall(SYS_futex, &h->state, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+	return events_wait(&h->events, at_once);
 }
 
-bool driver_ready_writer(libvchan_t *h)
+bool driver_await_input(libvchan_t *h)
 {
-	return h->room_wake >= 0 || open_eventfd(&h->room_wake) == 0;
+	(void)h;
+	return true;
 }
 
-void driver_wake_writer(libvchan_t *h)
+bool driver_await_output(libvchan_t *h)
 {
-	signal_eventfd(h->room_wake);
-}
-
-void driver_writer_woke(libvchan_t *h)
-{
-	clear_eventfd(h->room_wake);
+	(void)h;
+	return true;
 }

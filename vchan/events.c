@@ -12,7 +12,7 @@
 
 #define SOCKET_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
 
-enum member { EVENTFD, SOCKET };
+enum member { EVENTFD, SOCKET, DRIVER, MEMBERS };
 
 static int control(struct events *e, int op, int fd, uint32_t mask, enum member which)
 {
@@ -45,20 +45,29 @@ void events_close(struct events *e)
 	e->epoll = e->eventfd = -1;
 }
 
+static int meaning(const struct epoll_event *ev)
+{
+	switch (ev->data.u32) {
+	case EVENTFD:
+		return EVENTS_RAISED;
+	case DRIVER:
+		return EVENTS_DRIVER;
+	default:
+		return ev->events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR) ?
+			EVENTS_INPUT | EVENTS_END : EVENTS_INPUT;
+	}
+}
+
 int events_wait(struct events *e, bool at_once)
 {
-	struct epoll_event ev[2];
+	struct epoll_event ev[MEMBERS];
 	int n, seen = 0;
 
 	do
-		n = epoll_wait(e->epoll, ev, 2, at_once ? 0 : -1);
+		n = epoll_wait(e->epoll, ev, MEMBERS, at_once ? 0 : -1);
 	while (n < 0 && errno == EINTR && !at_once);
 	for (int i = 0; i < n; i++)
-		if (ev[i].data.u32 == SOCKET) {
-			seen |= EVENTS_INPUT;
-			if (ev[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
-				seen |= EVENTS_END;
-		}
+		seen |= meaning(&ev[i]);
 	return seen;
 }
 
@@ -99,6 +108,11 @@ void events_clear(struct events *e)
 	if (read(e->eventfd, &count, sizeof count) < 0) {
 		/* EAGAIN: nothing there, which is the aim. */
 	}
+}
+
+int events_add_driver(struct events *e, int fd)
+{
+	return control(e, EPOLL_CTL_ADD, fd, EPOLLIN, DRIVER);
 }
 
 int events_add_socket(struct events *e, int fd)

@@ -2,7 +2,7 @@
 /*
  * Notification: the one fd that a program sleeps on.
  *
- * It is an epoll fd with two members.  The connected socket, edge-triggered, once
+ * It is an epoll fd with members.  The connected socket, edge-triggered, once
  * the program has shown that it sleeps on the fd (each arrival costs more then):
  * each arrival of data, and the end, make the epoll fd readable with nobody's
  * help, until they are harvested.  And an eventfd for all else: connected,
@@ -14,6 +14,8 @@
  * vanish, which is right when a reader got it and wrong when it lies in the
  * read ring.  Whoever moves data into the ring and leaves it there therefore
  * raises the eventfd.
+ *
+ * Where the caller drives the connection a third member tells of work for it.
  *
  * The lock makes "the connection ended" one event: who sees it first, the
  * thread or a caller, sets the state, takes the socket out and raises, or
@@ -36,6 +38,8 @@ struct events {
 /* What events_wait found. */
 #define EVENTS_INPUT 1 /* an edge: the socket has data, or its end */
 #define EVENTS_END 2   /* the peer is gone or goes; with EVENTS_INPUT */
+#define EVENTS_RAISED 4
+#define EVENTS_DRIVER 8 /* there is work for the driver, if that is the caller */
 
 /* Open the two fds.  -1 and errno: events_close is still to be called. */
 int events_open(struct events *e);
@@ -51,6 +55,8 @@ void events_unlock(struct events *e);
 /* Under the lock. */
 void events_raise(struct events *e);
 void events_clear(struct events *e);
+/* Once: an fd that is readable when the driver has work. */
+int events_add_driver(struct events *e, int fd);
 int events_add_socket(struct events *e, int fd);
 void events_drop_socket(struct events *e, int fd);
 /* An edge if there is something now.  -1: the socket is not there. */

@@ -38,7 +38,7 @@ libvchan_t *handle_new(void)
 
 	if (!h)
 		return NULL;
-	h->sock = h->wake = h->room_wake = h->plain = h->attempt = -1;
+	h->sock = h->wake = h->timer = h->room_wake = h->plain = h->attempt = -1;
 	h->listeners[PLAIN] = h->listeners[FRAMED] = -1;
 	for (int i = 0; i < CANDIDATES; i++)
 		h->candidates[i].fd = -1;

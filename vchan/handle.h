@@ -30,6 +30,7 @@
 #ifndef VCHAN_HANDLE_H
 #define VCHAN_HANDLE_H
 
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -44,6 +45,8 @@
 #include "ring.h"
 
 #define CANDIDATES 4
+/* Both listeners, a plain connection that is held back, the candidates. */
+#define CONN_FDS (3 + CANDIDATES)
 
 /* Somebody at the framed port who has not said all of his hello. */
 struct candidate {
@@ -101,7 +104,8 @@ struct flow {
 	atomic_bool asked;          /* we have asked for an acknowledgement */
 	atomic_bool counting;       /* we have asked how much it has taken in */
 	_Atomic unsigned due;       /* DUE_*, to be sent by whoever can */
-	atomic_bool asked_us;       /* the peer has asked */
+	atomic_bool asked_us;       /* the peer has asked ... */
+	atomic_bool pressed;        /* ... ever */
 	atomic_bool untold;         /* the driver knows that the peer may ask */
 };
 
@@ -170,13 +174,22 @@ struct libvchan {
 	atomic_bool starved;       /* its memory is short, not its room: no event tells */
 	atomic_bool dead;          /* the kernel takes nothing any more */
 
-	/* The driver's. */
+	/* The driver's: of driver_thread.c ... */
 	pthread_t thread;
-	int wake;                  /* eventfd */
-	atomic_bool idle;          /* the thread sleeps until it is woken */
+	/* ... of driver_caller.c ... */
+	int timer;                 /* timerfd, in `wake` */
+	int64_t timer_until;       /* ns, CLOCK_NEVER */
+	struct pollfd watched[CONN_FDS]; /* what else is in `wake` */
+	unsigned watched_count;
+	atomic_bool has_watched;
+	atomic_bool input_sleeper; /* a thread sleeps on `wake` for room, too */
+	_Atomic int handovers;     /* a futex: somebody has stopped driving */
+	_Atomic int successors;    /* so many wait for that */
+	/* ... and of both. */
+	int wake;                  /* eventfd; or epoll fd */
+	atomic_bool idle;          /* the thread sleeps until it is woken; or nobody
+	                            * drives now */
 	atomic_bool wants_input;   /* another thread was receiving: it shall kick us */
-	bool waits_for_input;      /* the same, as the driver left it */
-	bool awaits_ack;           /* it looks at the input for the peer's room */
 	int64_t look_at;           /* ns; when to look for who asks; 0: never */
 	int64_t look_pause;        /* ns; the last time until then */
 	uint64_t looked_handed;    /* flow.handed then, */

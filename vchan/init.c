@@ -258,6 +258,7 @@ EXPORT int libvchan_client_init_async_finish(libvchan_t *h, bool blocking)
 		errno = EINVAL;
 		return -1;
 	}
+	driver_help(h);
 	if (atomic_load(&h->orphan)) {
 		errno = EPIPE;
 		return -1;

@@ -65,6 +65,16 @@ HOT int check(const libvchan_t *h, const void *data, size_t size, int when_gone)
 	return check_slowly(h, data, size, when_gone);
 }
 
+/* As a call begins that tells, or depends on, whether the peer is still there. */
+HOT void look_after(libvchan_t *h)
+{
+	if (driver_attends || !h)
+		return;
+	driver_help(h);
+	if (!atomic_load(&h->orphan))
+		conn_look(h);
+}
+
 /* The program turns to something else than writing: what has gathered goes.
  * When there is no room the driver is waiting for it already. */
 static void end_streak(libvchan_t *h)
@@ -89,7 +99,7 @@ static bool is_stream(libvchan_t *h, size_t size)
 {
 	int streak = atomic_load(&h->streak);
 
-	if (!is_small(h, size)) {
+	if (!is_small(h, size) || !driver_attends) {
 		if (streak)
 			atomic_store(&h->streak, 0);
 		return false;
@@ -164,7 +174,8 @@ static ssize_t put_directly(libvchan_t *h, const char *data, size_t size, bool b
 		return n + (ssize_t)put(h, data + n, size - (size_t)n);
 	/* What no ring could hold waits in the kernel, not here. */
 	if (blocking && size - (size_t)n > h->out_size) {
-		ssize_t more = send_waiting(h, data + n, size - (size_t)n);
+		ssize_t more = driver_await_output(h) ?
+			send_waiting(h, data + n, size - (size_t)n) : 0;
 
 		return more < 0 ? -1 : n + more;
 	}
@@ -278,6 +289,10 @@ HOT bool gathers(libvchan_t *h, const void *data, size_t size)
 /* What can be done at once: all, some or nothing of it. */
 HOT size_t begin_write(libvchan_t *h, const void *data, size_t size)
 {
+	if (!driver_attends) {
+		look_after(h);
+		return 0;
+	}
 	return gathers(h, data, size) ? size : go_at_once(h, data, size);
 }
 
@@ -368,6 +383,7 @@ EXPORT int libvchan_buffer_space(libvchan_t *h)
 {
 	size_t room;
 
+	look_after(h);
 	if (is_unusable(h) || handle_state(h) == DISCONNECTED)
 		return 0;
 	room = wire_room(h);
@@ -415,6 +431,9 @@ static int end_reading(libvchan_t *h, int n)
 	if (n > 0) {
 		conn_stop_receiving(h);
 		wire_handed(h, (size_t)n);
+		/* Behind what was read there may be a question, and no call to come. */
+		if (!driver_attends && atomic_load(&h->rest))
+			conn_look(h);
 		tell_of_capped(h);
 		return n;
 	}
@@ -458,7 +477,7 @@ static ssize_t receive(libvchan_t *h, char *data, size_t size, bool blocking)
 
 	if (h->eof)
 		return -1;
-	n = wire_recv(h, data, min_size(size, h->in_size), blocking);
+	n = wire_recv(h, data, min_size(size, h->in_size), blocking && driver_await_input(h));
 	after_pulling(h, n > 0 ? (size_t)n : 0);
 	return n;
 }
@@ -505,6 +524,7 @@ EXPORT int libvchan_read(libvchan_t *h, void *data, size_t size)
 
 	if (was_ready(h, data, size))
 		return (int)size;
+	driver_help(h);
 	go = check(h, data, size, ECONNRESET);
 	if (go <= 0)
 		return go;
@@ -518,7 +538,7 @@ EXPORT int libvchan_read(libvchan_t *h, void *data, size_t size)
  * it into the ring.  True: all of it. */
 static bool receive_exactly(libvchan_t *h, char *data, size_t size)
 {
-	ssize_t n = wire_recv(h, data, size, true);
+	ssize_t n = wire_recv(h, data, size, driver_await_input(h));
 
 	if (n < 0) {
 		after_pulling(h, 0);
@@ -541,7 +561,8 @@ static int recv_all(libvchan_t *h, char *data, size_t size, bool blocking)
 		return (int)size;
 	while (ring_fill(&h->in) < size) {
 		size_t lacks = size - ring_fill(&h->in);
-		size_t n = wire_pull(h, lacks > PORTION ? lacks : PORTION, blocking);
+		bool wait = blocking && !h->eof && driver_await_input(h);
+		size_t n = wire_pull(h, lacks > PORTION ? lacks : PORTION, wait);
 
 		after_pulling(h, n);
 		if (h->eof && ring_fill(&h->in) < size)
@@ -558,6 +579,7 @@ EXPORT int libvchan_recv(libvchan_t *h, void *data, size_t size)
 
 	if (was_ready(h, data, size))
 		return (int)size;
+	driver_help(h);
 	go = check(h, data, size, ECONNRESET);
 	if (go <= 0)
 		return go;
@@ -581,6 +603,7 @@ static int ready(libvchan_t *h)
 
 EXPORT int libvchan_data_ready(libvchan_t *h)
 {
+	driver_help(h);
 	if (is_unusable(h) || handle_state(h) == WAITING || !has_socket(h))
 		return 0;
 	end_streak(h);
@@ -628,8 +651,10 @@ EXPORT int libvchan_wait(libvchan_t *h)
 
 	if (!h)
 		return fail(EINVAL);
-	if (is_unusable(h))
+	if (is_unusable(h)) {
+		driver_help(h);
 		return 0;
+	}
 	conn_use_fd(h);
 	end_streak(h);
 	/* "I am about to wait", then look: a reader in another thread sets
@@ -637,7 +662,9 @@ EXPORT int libvchan_wait(libvchan_t *h)
 	atomic_store(&h->waiting, true);
 	at_once = atomic_exchange(&h->taken, false);
 	if (handle_state(h) != DISCONNECTED)
-		seen = events_wait(&h->events, at_once);
+		seen = driver_wait(h, at_once);
+	else
+		driver_help(h);
 	atomic_store(&h->waiting, false);
 	if (seen & EVENTS_END)
 		conn_ended(h, false);
@@ -657,11 +684,13 @@ EXPORT EVTCHN libvchan_fd_for_select(libvchan_t *h)
 	if (is_unusable(h))
 		return fail(unusable(h, EPIPE));
 	conn_use_fd(h);
+	driver_help(h);
 	return h->events.epoll;
 }
 
 EXPORT int libvchan_is_open(libvchan_t *h)
 {
+	look_after(h);
 	if (!h || atomic_load(&h->orphan))
 		return VCHAN_DISCONNECTED;
 	if (!atomic_load(&h->finished))

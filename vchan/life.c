@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "driver.h"
 #include "setup.h"
 #include "wire.h"
 
@@ -34,9 +35,11 @@ void life_close(int *fd)
 
 static void close_fds(libvchan_t *h)
 {
+	/* These first: in a child they are the parent's, too, and no fd may be taken
+	 * out of them. */
 	events_close(&h->events);
+	driver_close(h);
 	life_close(&h->sock);
-	life_close(&h->wake);
 	life_close(&h->room_wake);
 	setup_close(h);
 }

@@ -38,6 +38,7 @@
 
 #include "address.h"
 #include "clock.h"
+#include "driver.h"
 #include "life.h"
 #include "vsock.h"
 #include "wire.h"
@@ -80,24 +81,39 @@ static int open_socket(libvchan_t *h, int *fd)
 	return *fd < 0 ? -1 : 0;
 }
 
-static void close_socket(int *fd)
+/* Inside of life_enter. */
+static void let_go(libvchan_t *h, int *fd)
+{
+	driver_forget(h, *fd);
+	life_close(fd);
+}
+
+static void close_socket(libvchan_t *h, int *fd)
 {
 	sigset_t saved;
 
 	life_enter(&saved);
-	life_close(fd);
+	let_go(h, fd);
 	life_leave(&saved);
 }
 
 void setup_close(libvchan_t *h)
 {
 	/* Whose framed attempt fails looks at his plain connection. */
-	life_close(&h->plain);
-	life_close(&h->listeners[PLAIN]);
-	life_close(&h->listeners[FRAMED]);
-	life_close(&h->attempt);
+	let_go(h, &h->plain);
+	let_go(h, &h->listeners[PLAIN]);
+	let_go(h, &h->listeners[FRAMED]);
+	let_go(h, &h->attempt);
 	for (int i = 0; i < CANDIDATES; i++)
-		life_close(&h->candidates[i].fd);
+		let_go(h, &h->candidates[i].fd);
+}
+
+bool setup_has_visitor(const libvchan_t *h)
+{
+	for (int i = 0; i < CANDIDATES; i++)
+		if (h->candidates[i].fd >= 0)
+			return true;
+	return h->plain >= 0;
 }
 
 /* Still there?  What it has sent meanwhile is no matter, its end is. */
@@ -237,7 +253,7 @@ static int accept_one(libvchan_t *h, enum wire_kind kind, int *fd, uint32_t *por
 		if (stranger)
 			life_close(fd);
 		else if (*fd >= 0 && kind == PLAIN)
-			life_close(&h->listeners[PLAIN]); /* a second would queue there */
+			let_go(h, &h->listeners[PLAIN]); /* a second would queue there */
 		life_leave(&saved);
 		if (stranger)
 			log_info(&h->log, "refused a connection from CID %u", cid);
@@ -340,7 +356,7 @@ static bool hear_candidates(libvchan_t *h, struct conn_sleep *s, bool *any)
 			continue;
 		}
 		log_info(&h->log, "refused a peer on the framed port: %s", why);
-		close_socket(&c->fd);
+		close_socket(h, &c->fd);
 		s->until = 0; /* again: there may be others for his place */
 	}
 	return false;
@@ -357,7 +373,7 @@ static enum presence look_for_machine(libvchan_t *h)
 		return UNKNOWN;
 	if (vsock_connect(h->attempt, h->peer_cid, h->port) < 0)
 		err = errno;
-	close_socket(&h->attempt);
+	close_socket(h, &h->attempt);
 	switch (err) {
 	case 0:
 	case EINPROGRESS:
@@ -408,7 +424,7 @@ static bool drop_plain(libvchan_t *h)
 	if (listen_on(h, PLAIN) < 0)
 		return false;
 	log_info(&h->log, "a client has left before it was connected");
-	close_socket(&h->plain);
+	close_socket(h, &h->plain);
 	return true;
 }
 
@@ -514,8 +530,8 @@ static void try_again(libvchan_t *h, int err)
 /* No framed connection came of this; is there a plain one? */
 static void attempt_failed(libvchan_t *h, int err)
 {
-	close_socket(&h->candidates[0].fd);
-	close_socket(&h->attempt);
+	close_socket(h, &h->candidates[0].fd);
+	close_socket(h, &h->attempt);
 	h->trying = false;
 	log_debug(&h->log, "attempt, %s wire: %s", h->attempted == FRAMED ? "framed" : "plain",
 		  strerror(err));
@@ -654,7 +670,7 @@ static void settle(libvchan_t *h)
 		choose(h, &h->plain);
 		return;
 	}
-	close_socket(&h->plain);
+	close_socket(h, &h->plain);
 	try_again(h, ECONNRESET);
 }
 

@@ -17,6 +17,9 @@ int setup_prepare(libvchan_t *h);
 void setup_step_waiting(libvchan_t *h, struct conn_sleep *s);
 void setup_step_connecting(libvchan_t *h, struct conn_sleep *s);
 
+/* A server: has somebody come who may be the client? */
+bool setup_has_visitor(const libvchan_t *h);
+
 /* Inside of life_enter: close all fds that are open for this. */
 void setup_close(libvchan_t *h);
 

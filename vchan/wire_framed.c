@@ -474,8 +474,10 @@ static bool take_header(libvchan_t *h, const unsigned char *bytes)
 	if (frame.length)
 		atomic_store(&f->received, received);
 	f->left = frame.length;
-	if (frame.ask)
+	if (frame.ask) {
 		atomic_store(&f->asked_us, true);
+		atomic_store(&f->pressed, true);
+	}
 	if (frame.end) {
 		log_debug(&h->log, "the peer has closed");
 		end_input(h);
@@ -641,11 +643,31 @@ FLAT ssize_t framed_recv_near(libvchan_t *h, char *data, size_t size, bool wait)
 
 /* ---- the reader ---- */
 
+/* With what it has been told, does the peer see less room than its ring has? */
+static bool owes_room(const libvchan_t *h)
+{
+	uint64_t owed = atomic_load(&h->flow.handed) - atomic_load(&h->flow.told);
+
+	return owed + h->in_size > h->flow.rx_window;
+}
+
+/* The same where nobody is there when the peer asks between two calls.  One that has
+ * ever asked may do so again, and is told of all room. */
+static bool is_ack_due_at_once(const libvchan_t *h)
+{
+	const struct flow *f = &h->flow;
+
+	return framed_owes_news(h) && (framed_owes_much(f) || atomic_load(&f->asked_us) ||
+				       (atomic_load(&f->pressed) && owes_room(h)));
+}
+
 /* True: the peer should be told now. */
 static bool is_ack_due(const libvchan_t *h)
 {
 	const struct flow *f = &h->flow;
 
+	if (!driver_attends)
+		return is_ack_due_at_once(h);
 	return framed_owes_much(f) || (framed_owes_news(h) && atomic_load(&f->asked_us) &&
 				       f->rx_window < PACKET_MOST);
 }
@@ -662,7 +684,7 @@ void framed_tell(libvchan_t *h)
 		send_flags(h);
 	if (is_ack_due(h)) {
 		wire_acknowledge(h);
-	} else if (!atomic_load(&f->untold) && framed_owes_news(h)) {
+	} else if (driver_attends && !atomic_load(&f->untold) && framed_owes_news(h)) {
 		atomic_store(&f->untold, true);
 		driver_kick(h);
 	}

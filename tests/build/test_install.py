@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-NAMES = ("vchan-vsock", "vchan")
+FLAVOURS = ("vchan-vsock", "vchan-vsock-simple")
+NAMES = (*FLAVOURS, "vchan")
 CLIENT = pathlib.Path(__file__).with_name("client.c")
 FOREIGN = "Name: vchan\nDescription: another one\nVersion: 4\nLibs: -lvchan-other\n"
 
@@ -18,12 +19,10 @@ def files(top):
 def expected(root, libdir="usr/local/lib", includedir="usr/local/include"):
     version = (root / "VERSION").read_text().strip()
     return {f"{includedir}/vchan-vsock/libvchan.h",
-            f"{libdir}/libvchan-vsock.a",
-            f"{libdir}/libvchan-vsock.so",
-            f"{libdir}/libvchan-vsock.so.1",
-            f"{libdir}/libvchan-vsock.so.1.{version}",
-            f"{libdir}/pkgconfig/vchan-vsock.pc",
-            f"{libdir}/pkgconfig/vchan.pc"}
+            f"{libdir}/pkgconfig/vchan.pc",
+            *(f"{libdir}/{name}" for flavour in FLAVOURS for name in (
+                f"lib{flavour}.a", f"lib{flavour}.so", f"lib{flavour}.so.1",
+                f"lib{flavour}.so.1.{version}", f"pkgconfig/{flavour}.pc"))}
 
 
 @pytest.fixture
@@ -165,6 +164,11 @@ def test_vchan_pc_of_another_library_survives(kind, install, make, built, tmp_pa
 
 # --- what pkg-config says ----------------------------------------------------
 
+def library_of(name):
+    """The default is the one with a thread."""
+    return name if name in FLAVOURS else FLAVOURS[0]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_cflags_end_in_the_backends_name(name, pkg_config, stage):
     """Clients cut the backend's name out of this with sed."""
@@ -175,7 +179,7 @@ def test_cflags_end_in_the_backends_name(name, pkg_config, stage):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_libs_name_the_directory_and_the_library(name, pkg_config, stage):
-    assert pkg_config("--libs", name) == f"-L{stage}/usr/local/lib -lvchan-vsock"
+    assert pkg_config("--libs", name) == f"-L{stage}/usr/local/lib -l{library_of(name)}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -211,7 +215,7 @@ def test_program_compiles_against_the_installed_copy_and_runs(name, cc, pkg_conf
         "-o", program, CLIENT, *pkg_config("--libs", name).split())
     libdir = stage / "usr/local/lib"
     needed = run("readelf", "--dynamic", program).stdout
-    assert "[libvchan-vsock.so.1]" in needed
+    assert f"[lib{library_of(name)}.so.1]" in needed
     assert run(program, env={"LD_LIBRARY_PATH": str(libdir)}).stdout == "right\n"
 
 

@@ -10,9 +10,15 @@ API = {"libvchan_" + name for name in (
     "data_ready", "buffer_space", "set_blocking")}
 
 
+@pytest.fixture(params=["vchan-vsock", "vchan-vsock-simple"])
+def name(request):
+    """Each flavour's name."""
+    return request.param
+
+
 @pytest.fixture
-def shared(built):
-    return built / "libvchan-vsock.so"
+def shared(built, name):
+    return built / f"lib{name}.so"
 
 
 @pytest.fixture
@@ -48,8 +54,26 @@ def test_header_declares_what_is_exported(root):
     assert set(re.findall(r"\b(libvchan_\w+)\(", text)) == API
 
 
-def test_soname_is_libvchan_vsock_so_1(dynamic):
-    assert re.search(r"\(SONAME\).*\[libvchan-vsock\.so\.1\]", dynamic)
+def test_soname_is_the_name_and_1(dynamic, name):
+    assert re.search(rf"\(SONAME\).*\[lib{name}\.so\.1\]", dynamic)
+
+
+def test_only_the_flavour_with_a_thread_can_create_one(run, built):
+    for name, makes in (("vchan-vsock", True), ("vchan-vsock-simple", False)):
+        wanted = run("nm", "--dynamic", "--undefined-only", built / f"lib{name}.so").stdout
+        assert ("pthread_create" in wanted) == makes, name
+        assert not re.search(r"\b(clone|fork|vfork)\b", wanted), name
+
+
+def test_the_flavours_differ_in_their_driver_alone(run, built):
+    """No second copy of anything: the same objects, but for one."""
+    def objects(name):
+        symbols = run("nm", "--defined-only", built / f"lib{name}.a").stdout.splitlines()
+        return {line.split()[-1] for line in symbols if line.split()[1:2] == ["t"]}
+    with_thread, without = objects("vchan-vsock"), objects("vchan-vsock-simple")
+    assert {"conn_step", "setup_step_waiting", "framed_drain"} <= with_thread & without
+    files = sorted(path.name for path in (built / "vchan").glob("driver_*.o"))
+    assert files == ["driver_caller.o", "driver_thread.o"]
 
 
 def test_nothing_but_libc_is_needed(dynamic):

@@ -152,11 +152,64 @@ def test_sanitizer_runs_against_its_own_build():
 
 
 def test_every_suite_is_in_exactly_one_ordinary_session():
-    planned = [suite for session in sessions.SESSIONS if not session.sanitize
-               for suite in session.suites]
+    planned = [suite for session in sessions.SESSIONS
+               if not session.sanitize and not session.flavour for suite in session.suites]
+    planned.append("simple")
     there = {path.parent.name for path in sessions.TESTS.glob("*/test_*.py")}
     assert len(planned) == len(set(planned))
     assert there <= set(planned)
+
+
+def test_what_every_user_relies_on_is_tested_with_both_flavours():
+    flavours = {suite: {session.flavour for session in sessions.SESSIONS
+                        if suite in session.suites and not session.sanitize}
+                for suite in ("contract", "guest", "kernel")}
+    assert all(found == {"", "simple"} for found in flavours.values()), flavours
+
+
+def test_session_of_a_flavour_tests_that_library():
+    session = sessions.Session("x", ("contract",), 1, flavour="simple")
+    assert session.library == "libvchan-vsock-simple.so.1"
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_no_more_sessions_at_a_time_than_processors(cpus, monkeypatch):
+    monkeypatch.setattr(sessions.os, "cpu_count", lambda: cpus)
+    jobs = [(sessions.Session(str(number), (), 1, beside=True), [], None)
+            for number in range(5)]
+    jobs.append((sessions.Session("asleep", (), 1, beside=True, sleeps=True), [], None))
+    log = []
+    monkeypatch.setattr(sessions.Running, "begin", classmethod(
+        lambda cls, session, words, out: log.append(session) or FakeRunning(session, log)))
+    monkeypatch.setattr(sessions, "end", lambda process: None)
+    statuses = sessions.run_all(jobs, sessions.Sum())
+    assert statuses == {job[0].name: 0 for job in jobs}
+    assert max(FakeRunning.most) == cpus
+
+
+class FakeRunning:
+    """Over when it is looked at; counts those of its kind."""
+    living, most = 0, []
+
+    def __init__(self, session, log):
+        self.session, self.process = session, FakeProcess()
+        FakeRunning.living += not session.sleeps
+        FakeRunning.most = (FakeRunning.most if len(log) > 1 else []) + [FakeRunning.living]
+
+    @staticmethod
+    def seconds():
+        return 0.0
+
+    def is_over(self):
+        FakeRunning.living -= not self.session.sleeps
+        return True
+
+
+class FakeProcess:
+    """One that has succeeded."""
+    @staticmethod
+    def poll():
+        return 0
 
 
 def test_every_suite_of_the_lab_is_guarded():

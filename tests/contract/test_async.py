@@ -3,7 +3,8 @@
 import pytest
 
 import vchan
-from vchan import CONNECTED, WAITING, PAGE, Task, pattern, quiet, readable
+from vchan import (CONNECTED, WAITING, PAGE, Task, nothing_to_tell, pattern, quiet,
+                   readable, readable_for_good)
 
 
 @pytest.fixture
@@ -22,14 +23,14 @@ def connected_async(address):
     with address.listen_raw() as listener:
         client = address.open_async()
         peer = vchan.accept_raw(listener)
-    assert readable(client.watch_fd)
+    assert readable_for_good(client.watch_fd)
     return client, peer
 
 
 def failed_async(address):
     with vchan.environment(VCHAN_VSOCK_CONNECT_TIMEOUT_MS=50):
         client = address.open_async()
-    assert readable(client.watch_fd)
+    assert readable_for_good(client.watch_fd)
     return client
 
 
@@ -53,7 +54,7 @@ def test_watch_fd_becomes_readable_on_success(address):
     """1.3 async: watch_fd becomes readable on success."""
     client = address.open_async()
     listener = address.listen_raw()
-    assert readable(client.watch_fd)
+    assert readable_for_good(client.watch_fd)
     assert client.finish() == 0
     vchan.accept_raw(listener)
 
@@ -66,7 +67,7 @@ def test_watch_fd_becomes_readable_on_failure(address):
 
 def test_watch_fd_is_quiet_while_connecting(connecting):
     """1.3 async: not readable before the outcome is known."""
-    assert quiet(connecting.watch_fd)
+    assert nothing_to_tell(connecting.watch_fd)
 
 
 def test_finish_returns_one_when_called_early(connecting):
@@ -79,7 +80,7 @@ def test_watch_fd_still_works_after_an_early_finish(address):
     client = address.open_async()
     assert client.finish() == 1
     listener = address.listen_raw()
-    assert readable(client.watch_fd)
+    assert readable_for_good(client.watch_fd)
     assert client.finish() == 0
     assert client.is_open == CONNECTED
     listener.close()
@@ -103,7 +104,7 @@ def test_finish_returns_minus_one_when_it_failed(monkeypatch):
     monkeypatch.setenv("VCHAN_DOMAIN", "2")
     monkeypatch.setenv("VCHAN_VSOCK_BOOT_WAIT_MS", "100")
     client = vchan.Vchan.client_async(NOBODY, 512)
-    assert readable(client.watch_fd)
+    assert readable_for_good(client.watch_fd)
     assert vchan.error_of(client.finish) == "ENODEV"
 
 
@@ -180,7 +181,7 @@ def test_wait_does_not_eat_the_outcome(address):
     client = address.open_async()
     client.wait()
     listener = address.listen_raw()
-    assert readable(client.watch_fd)
+    assert readable_for_good(client.watch_fd)
     assert client.finish() == 0
     listener.close()
 
@@ -246,7 +247,7 @@ def test_two_of_our_own_connect_asynchronously(address):
     """1.3 async: against a server of ours that comes later."""
     client = address.open_async()
     server = address.open_server()
-    assert readable(client.watch_fd)
+    assert readable_for_good(client.watch_fd)
     assert client.finish() == 0
     client.write(b"hello")
     assert server.recv(5) == b"hello"

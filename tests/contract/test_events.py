@@ -115,7 +115,7 @@ def test_first_readiness_of_a_server_means_connected(address):
     server = address.open_server()
     fd = server.fd
     connecting = Task(address.connect_raw)
-    assert readable(fd)
+    assert vchan.readable_for_good(fd)
     assert server.is_open == CONNECTED
     connecting.result()
 

@@ -384,6 +384,9 @@ def test_ask_is_answered_once_the_program_reads(role, ring):
     ours.recv(3)
     assert peer.receive() == (b"", False, False, 3)
     ours.recv(3)
+    if vchan.SIMPLE and ring < LARGE:
+        # It cannot count on being there when it is asked again.
+        assert peer.receive() == (b"", False, False, 6)
     assert silent(peer), "it was asked once"
 
 

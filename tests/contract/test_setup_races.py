@@ -408,8 +408,8 @@ def test_choices_that_do_not_meet_wait(place, wires, server_wire, client_wire):
     """Framed only and plain only: both wait, each for one that wants the same."""
     client = client_that_wants(place, client_wire)
     server = server_that_wants(place, server_wire)
-    assert vchan.quiet(client.watch_fd, 500) and client.finish() == 1
-    assert vchan.quiet(server.fd, 0) and server.is_open == WAITING
+    assert vchan.nothing_to_tell(client.watch_fd, 500) and client.finish() == 1
+    assert vchan.nothing_to_tell(server.fd, 50) and server.is_open == WAITING
     server.close()
     server = server_that_wants(place, client_wire)
     finish(client)

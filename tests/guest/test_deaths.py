@@ -81,11 +81,11 @@ def test_waiting_server_whose_guest_has_gone_is_disconnected(fresh_guest, port):
     reader = Task(server.read, 1)
     assert reader.asleep()
     # It must have seen the guest once; it looks every 2 s, at once when made.
-    assert vchan.quiet(server.fd, 2500)
+    assert vchan.nothing_to_tell(server.fd, 2500)
     assert server.is_open == WAITING
     guest.kill()
     killed = time.monotonic()
-    assert vchan.readable(server.fd, 10 + A_SECOND)
+    assert vchan.readable_for_good(server.fd)
     assert server.is_open == DISCONNECTED
     assert time.monotonic() - killed < 10 + A_SECOND
     with pytest.raises(ConnectionResetError):
@@ -97,7 +97,7 @@ def test_waiting_server_whose_guest_has_gone_is_disconnected(fresh_guest, port):
 def test_server_for_a_guest_that_never_was_keeps_waiting(port):
     """1.3: only a guest that was there can have gone."""
     server = Vchan.server(random.randint(32001, 32767), port)
-    assert vchan.quiet(server.fd, 7000)
+    assert vchan.nothing_to_tell(server.fd, 7000)
     assert server.is_open == WAITING
 
 

@@ -110,7 +110,7 @@ def test_client_that_waits_gives_up_when_the_guest_dies(doomed, port):
 def test_waiting_server_is_patient_while_its_guest_lives(guest, port):
     """1.3: WAITING turning into 0 means that the guest died, and nothing else."""
     server = Vchan.server(guest.cid, port)
-    assert vchan.quiet(server.fd, 15_000)
+    assert vchan.nothing_to_tell(server.fd, 15_000)
     assert server.is_open == WAITING
 
 

@@ -2,7 +2,8 @@
 """One small lie per promise, and the test that must catch it.
 
 (promise, file in vchan/, text that is there once, text to put there, test).
-The test is a function in tests/contract, or in tests/guest where it says so.
+The test is a function in tests/contract, or in another suite where it says so; one in
+tests/simple is run with the simple flavour.
 """
 
 MUTANTS = [
@@ -112,8 +113,8 @@ MUTANTS = [
      "		return discard(h);\n	events_raise(&h->events);\n	if (setup_listen",
      "test_events.py::test_fd_is_silent_before_the_connection"),
     ("connected is an event", "conn.c",
-     "	events_raise(&h->events);\n	events_unlock(&h->events);\n	driver",
-     "	events_unlock(&h->events);\n	driver",
+     "	events_raise(&h->events);\n	events_unlock(&h->events);\n	wake_changed",
+     "	events_unlock(&h->events);\n	wake_changed",
      "test_events.py::test_connected_is_an_event_for_the_server"),
     ("data is an event", "events.c",
      "EPOLLIN | EPOLLRDHUP | EPOLLET", "EPOLLRDHUP | EPOLLET",
@@ -164,7 +165,7 @@ MUTANTS = [
      "	if (clock_now() >= h->linger_until) {", "	if (0) {",
      "test_close.py::test_peer_that_never_reads_cannot_hang_close"),
     ("close leaves no fd", "life.c",
-     "	life_close(&h->wake);\n", "",
+     "	driver_close(h);\n", "",
      "test_close.py::test_close_leaves_no_fd_mapping_or_thread"),
     ("close leaves no mapping", "handle.c",
      "	ring_free(&h->in);\n	ring_free(&h->out);\n	signals", "	signals",
@@ -184,7 +185,7 @@ MUTANTS = [
      "		return 1;", "		return 0;",
      "test_async.py::test_finish_returns_one_when_called_early"),
     ("the watch fd is readable on failure", "conn.c",
-     "	driver_state_changed(h);\n	conn_raise(h);", "	driver_state_changed(h);",
+     "	wake_changed(&h->state);\n	conn_raise(h);", "	wake_changed(&h->state);",
      "test_async.py::test_watch_fd_becomes_readable_on_failure"),
     ("is_open is WAITING until finish", "io.c",
      "	if (!atomic_load(&h->finished))\n		return VCHAN_WAITING;", "",
@@ -195,7 +196,7 @@ MUTANTS = [
      "		libvchan_set_blocking(h, blocking);", "		libvchan_set_blocking(h, true);",
      "test_async.py::test_finish_false_sets_nonblocking_mode"),
     ("wait does not eat the outcome", "io.c",
-     "	if (is_unusable(h))\n		return 0;\n	conn_use_fd(h);\n", "	conn_use_fd(h);\n",
+     "	if (is_unusable(h)) {\n		driver_help(h);\n		return 0;\n	}\n", "",
      "test_async.py::test_wait_does_not_eat_the_outcome"),
     # --- 1.3 who is alive ---
     ("a client waits for a server", "setup.c",
@@ -256,7 +257,7 @@ MUTANTS = [
      "	return cid == h->peer_cid ||", "	return cid ||",
      "test_addresses.py::test_strangers_are_refused_without_losing_the_place"),
     ("the listeners are closed once the client is in", "setup.c",
-     "	life_close(&h->listeners[PLAIN]);\n	life_close(&h->listeners[FRAMED]);", "",
+     "	let_go(h, &h->listeners[PLAIN]);\n	let_go(h, &h->listeners[FRAMED]);", "",
      None),  # accept_one has closed it already; for a framed client, see below
     # --- 1.5 environment ---
     ("rubbish is EINVAL", "config.c",
@@ -384,4 +385,39 @@ MUTANTS = [
     ("a read returns all that is there", "io.c",
      "(got && blocking && !atomic_load(&h->rest))", "(got && blocking)",
      "test_events.py::test_read_returns_all_that_is_there"),
+    # --- the simple flavour ---
+    ("simple: the fd tells of a client to let in", "driver_caller.c",
+     "	return events_add_driver(&h->events, h->wake);", "	return 0;",
+     "tests/simple/test_simple.py::test_nobody_is_accepted_behind_the_programs_back"),
+    ("simple: the fd tells when to try again", "driver_caller.c",
+     "	timerfd_settime(h->timer, TFD_TIMER_ABSTIME, &t, NULL);\n", "",
+     "tests/simple/test_simple.py::test_a_program_of_one_thread_connects_its_two_ends"),
+    ("simple: the fd tells of room for what is left", "driver_caller.c",
+     "p->fd == h->sock ? p->events & POLLOUT : p->events", "p->fd == h->sock ? 0 : p->events",
+     "tests/simple/test_simple.py::test_fd_tells_of_room_for_what_is_in_the_ring"),
+    ("simple: quiet after the end", "driver_caller.c",
+     "	if (handle_state(h) == DISCONNECTED) {", "	if (0) {",
+     "tests/simple/test_simple.py::test_fd_tells_of_the_end"),
+    ("simple: each call sends what is left", "driver_caller.c",
+     "	if (s == WAITING || s == CONNECTING || wire_unsent(h))\n		drive(h);\n	else if",
+     "	if (s == WAITING || s == CONNECTING)\n		drive(h);\n	else if",
+     "tests/simple/test_simple.py::test_bytes_in_the_ring_wait_for_the_next_call_whichever"),
+    ("simple: wait lets in who is at the door", "driver_caller.c",
+     "#define AT_THE_DOOR (50 * CLOCK_MS)", "#define AT_THE_DOOR 1",
+     "tests/simple/test_simple.py::test_wait_lets_in_who_is_at_the_door"),
+    ("simple: wait does not stay for the silent", "driver_caller.c",
+     "#define AT_THE_DOOR (50 * CLOCK_MS)", "#define AT_THE_DOOR (60 * CLOCK_S)",
+     "tests/simple/test_simple.py::test_wait_does_not_stay_for_who_says_nothing"),
+    ("simple: a blocking read works on", "driver_caller.c",
+     "n > 0 && p[1].revents", "n < 0",
+     "tests/simple/test_simple.py::test_reading_sends_what_is_in_the_ring"),
+    ("simple: nothing gathers", "io.c",
+     "!is_small(h, size) || !driver_attends", "!is_small(h, size)",
+     "tests/simple/test_simple.py::test_small_writes_do_not_gather"),
+    ("simple: a half-close shows at the next write", "io.c",
+     "	if (!driver_attends) {\n		look_after(h);", "	if (!driver_attends) {",
+     "tests/simple/test_simple.py::test_writing_after_a_half_close_is_epipe_at_once"),
+    ("simple: a question is answered by the next call", "conn.c",
+     "	if (p.revents & POLLIN)\n		conn_take_in(h);\n", "",
+     "tests/simple/test_simple.py::test_a_peer_that_asks_for_room_is_answered_by_the_next_call"),
 ]

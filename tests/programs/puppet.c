@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -40,7 +41,8 @@ struct slot {
 };
 
 static struct slot slots[MAX_SLOTS], *slot = slots;
-static FILE *in, *out;
+static FILE *out;
+static int in;
 static volatile size_t flooded; /* bytes of the writes that have returned */
 static int report_fd = -1;
 
@@ -88,31 +90,101 @@ static unsigned char pattern(size_t position)
     return (unsigned char)(position * 131 + (position >> 8) * 7);
 }
 
+/* --- while there is no command --------------------------------------------- */
+
+/* With the flavour of the library that has no thread, somebody has to work for the
+ * handles while the puppet has nothing to do: it sleeps on their fds, as a program
+ * does, and makes a call when one is readable.  Edge-triggered, as only the test says
+ * when to libvchan_wait. */
+#ifdef SIMPLE
+static int attended = -1; /* an epoll fd */
+
+static void attend(int fd)
+{
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u32 = (uint32_t)(slot - slots)};
+
+    if (fd >= 0)
+        epoll_ctl(attended, EPOLL_CTL_ADD, fd, &ev);
+}
+
+static void attend_nobody(void)
+{
+    if (attended >= 0)
+        close(attended);
+    attended = epoll_create1(EPOLL_CLOEXEC);
+}
+
+static void await_command(void)
+{
+    struct pollfd fds[2] = {{.fd = in, .events = POLLIN}, {.fd = attended, .events = POLLIN}};
+    struct epoll_event ev;
+
+    while (poll(fds, 2, -1) < 0 || !fds[0].revents)
+        if (epoll_wait(attended, &ev, 1, 0) == 1 && slots[ev.data.u32].chan)
+            libvchan_is_open(slots[ev.data.u32].chan);
+}
+#else
+static void attend(int fd)
+{
+    (void)fd;
+}
+
+static void attend_nobody(void)
+{
+}
+
+static void await_command(void)
+{
+}
+#endif
+
 /* --- opening -------------------------------------------------------------- */
 
-static void opened(libvchan_t *chan)
+static void opened(libvchan_t *chan, int fd)
 {
+    int saved = errno;
+
     slot->chan = chan;
     slot->written = slot->read = 0;
+    if (chan)
+        attend(fd);
+    errno = saved;
     answer(chan ? 0 : -1);
+}
+
+/* Its fd, where it has to be attended to. */
+static int fd_of(libvchan_t *chan)
+{
+#ifdef SIMPLE
+    return chan ? libvchan_fd_for_select(chan) : -1;
+#else
+    (void)chan;
+    return -1;
+#endif
 }
 
 static void do_server(char **arg)
 {
-    opened(libvchan_server_init(atoi(arg[0]), atoi(arg[1]),
-                                strtoul(arg[2], NULL, 0),
-                                strtoul(arg[3], NULL, 0)));
+    libvchan_t *chan = libvchan_server_init(atoi(arg[0]), atoi(arg[1]),
+                                            strtoul(arg[2], NULL, 0),
+                                            strtoul(arg[3], NULL, 0));
+
+    opened(chan, fd_of(chan));
 }
 
 static void do_client(char **arg)
 {
-    opened(libvchan_client_init(atoi(arg[0]), atoi(arg[1])));
+    libvchan_t *chan = libvchan_client_init(atoi(arg[0]), atoi(arg[1]));
+
+    opened(chan, fd_of(chan));
 }
 
 static void do_async(char **arg)
 {
-    opened(libvchan_client_init_async(atoi(arg[0]), atoi(arg[1]),
-                                      &slot->watch_fd));
+    libvchan_t *chan = libvchan_client_init_async(atoi(arg[0]), atoi(arg[1]),
+                                                  &slot->watch_fd);
+
+    opened(chan, slot->watch_fd);
 }
 
 static void do_finish(char **arg)
@@ -605,6 +677,48 @@ static void do_cid(char **arg)
 
 /* --- where commands come from ----------------------------------------------- */
 
+/* What has come, and how much of it was taken: not stdio's, which does not tell. */
+static char *lines;
+static size_t line_room, line_size, line_used;
+
+static int read_more(void)
+{
+    ssize_t count;
+
+    memmove(lines, lines + line_used, line_size - line_used);
+    line_size -= line_used;
+    line_used = 0;
+    if (line_size + 65536 > line_room) {
+        line_room += 65536;
+        lines = realloc(lines, line_room);
+        if (!lines)
+            abort();
+    }
+    do {
+        await_command();
+        count = read(in, lines + line_size, line_room - line_size);
+    } while (count < 0 && errno == EINTR);
+    if (count > 0)
+        line_size += (size_t)count;
+    return count > 0;
+}
+
+/* The next command, or NULL at the end. */
+static char *next_line(void)
+{
+    char *start, *end;
+
+    do {
+        start = lines + line_used;
+        end = line_size > line_used ? memchr(start, '\n', line_size - line_used) : NULL;
+    } while (!end && read_more());
+    if (!end)
+        return NULL;
+    *end = 0;
+    line_used = (size_t)(end + 1 - lines);
+    return start;
+}
+
 static int unix_connect(const char *path)
 {
     struct sockaddr_un to = {.sun_family = AF_UNIX};
@@ -622,7 +736,9 @@ static void attach(const char *path)
         perror(path);
         exit(2);
     }
-    in = fdopen(fd, "r");
+    in = fd;
+    line_size = line_used = 0;
+    attend_nobody();
     out = fdopen(fcntl(fd, F_DUPFD_CLOEXEC, 0), "w");
 }
 
@@ -726,20 +842,13 @@ static void obey(char *line)
 
 int main(void)
 {
-    char *line = NULL;
-    size_t size = 0;
+    char *line;
 
-    in = stdin;
+    in = 0;
     out = stdout;
-    /* `in` changes when a command forks; signals may interrupt the reading. */
-    for (;;) {
-        if (getline(&line, &size, in) > 0)
-            obey(line);
-        else if (ferror(in) && errno == EINTR)
-            clearerr(in);
-        else
-            break;
-    }
-    free(line);
+    attend_nobody();
+    while ((line = next_line()))
+        obey(line);
+    free(lines);
     return 0;
 }

@@ -5,6 +5,7 @@
  * sanitizers see every memory access of every thread.
  */
 #include "unit.h"
+#include "attend.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -265,6 +266,7 @@ static void *write_stream(void *arg)
 
 	while (done < s->total && write_step(s, &r, &done))
 		;
+	hand_over(s->chan);
 	atomic_store(&s->over, true);
 	return NULL;
 }
@@ -357,6 +359,7 @@ static void *send_many_small(void *arg)
 		if (libvchan_write(chan, &byte, 1) != 1)
 			break;
 	}
+	hand_over(chan);
 	return NULL;
 }
 
@@ -479,6 +482,7 @@ static void room_makes_the_fd_readable_for_who_saw_too_little(void **state)
 {
 	struct ends *e = *state;
 	static char data[1 << 20];
+	struct attendant attendant;
 	size_t written = 0;
 	int n;
 
@@ -490,7 +494,9 @@ static void room_makes_the_fd_readable_for_who_saw_too_little(void **state)
 	assert_int_equal(libvchan_buffer_space(e->a), 0);
 	assert_quiet(e->a);
 	assert_true(written <= sizeof(data));
+	attend(&attendant, e->a);
 	plain_read(e->plain, data, written);
+	dismiss(&attendant);
 	assert_ready(e->a);
 	libvchan_wait(e->a);
 	assert_true(libvchan_buffer_space(e->a) > 0);
@@ -502,6 +508,7 @@ static void *write_a_megabyte(void *arg)
 	static char data[1 << 20];
 
 	s->failed = libvchan_write(s->chan, data, sizeof(data)) != sizeof(data);
+	hand_over(s->chan);
 	return NULL;
 }
 
