@@ -13,11 +13,13 @@ import threading
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "build" / "bench" / "vchan-bench"
 
-# bench.h
-WAYS = ["socket", "large socket", "framed", "plain"]
+# bench.h has the first four; a flavour is a program of its own.
+SIMPLE = ", simple"
+WIRES = ["socket", "large socket", "framed", "plain"]
+WAYS = [*WIRES, "framed" + SIMPLE, "plain" + SIMPLE]
 WHATS = ["round trip", "polled round trip", "stream, write", "stream, send", "qrexec",
          "set-up", "lone", "burst", "idle", "busy"]
-SOCKETS, VCHANS = WAYS[:2], WAYS[2:]
+SOCKETS, VCHANS = WIRES[:2], WIRES[2:]
 LARGE_MESSAGE = 65536
 
 TRIP_SIZES = [1, 64, 4096, 65536]
@@ -40,7 +42,8 @@ class Case:
     inward: bool = False  # from the partner to the measurer
 
     def order(self, way, count, channels=1, milliseconds=0):
-        words = [WHATS.index(self.what), WAYS.index(way), self.size, int(self.inward),
+        words = [WHATS.index(self.what), WIRES.index(way.removesuffix(SIMPLE)), self.size,
+                 int(self.inward),
                  count, channels, milliseconds]
         return " ".join(map(str, words))
 
@@ -63,6 +66,11 @@ def all_cases(directions):
 
 
 # --- the two programs ------------------------------------------------------------
+
+def program_for(way):
+    """The one whose library is of this way's flavour."""
+    return PROGRAM.with_name(PROGRAM.name + ("-simple" if way.endswith(SIMPLE) else ""))
+
 
 class Answer:
     FIELDS = ["error", "ns", "cpu", "error_there", "ns_there", "cpu_there", "median",
@@ -122,11 +130,11 @@ class Loopback:
     directions = [False]
     gone = ()
 
-    def start(self, wrap=lambda words, _role: words):
-        variables = {"VCHAN_VSOCK_LOOPBACK": "1"}
-        partner = Local(wrap([PROGRAM, "partner", 3], "partner"), VCHAN_DOMAIN="2", **variables)
+    def start(self, way, wrap=lambda words, _role: words):
+        variables, program = {"VCHAN_VSOCK_LOOPBACK": "1"}, program_for(way)
+        partner = Local(wrap([program, "partner", 3], "partner"), VCHAN_DOMAIN="2", **variables)
         port = partner.hear(PATIENCE).strip()
-        measurer = Local(wrap([PROGRAM, "measure", 2, 1, port], "measurer"),
+        measurer = Local(wrap([program, "measure", 2, 1, port], "measurer"),
                          VCHAN_DOMAIN="3", **variables)
         return measurer, partner
 
@@ -140,27 +148,30 @@ class Border:
     def __init__(self, guest, gone):
         self.guest, self.gone = guest, gone
 
-    def start(self):
+    def start(self, way):
         if not self.guest.alive():
             self.guest.start()
-        partner = Local([PROGRAM, "partner", self.guest.cid], VCHAN_DOMAIN="0")
+        program = program_for(way)
+        partner = Local([program, "partner", self.guest.cid], VCHAN_DOMAIN="0")
         port = partner.hear(PATIENCE).strip()
-        return InGuest(self.guest, [PROGRAM, "measure", 0, 2, port]), partner
+        return InGuest(self.guest, [program, "measure", 0, 2, port]), partner
 
 
 class Pair:
-    """Both programs, started anew when one failed."""
+    """Both programs, of each flavour, started anew when one failed."""
 
-    def __init__(self, place, **how):
-        self.place, self.how = place, how
-        self.programs = []
+    def __init__(self, place):
+        self.place = place
+        self.started = {}
 
-    def measure(self, order):
+    def measure(self, case, way, *amounts, **more):
         try:
-            if not self.programs:
-                self.programs = self.place.start(**self.how)
-            self.programs[0].say(order)
-            line = self.programs[0].hear(PATIENCE)
+            program = program_for(way)
+            if program not in self.started:
+                self.started[program] = self.place.start(way)
+            measurer = self.started[program][0]
+            measurer.say(case.order(way, *amounts, **more))
+            line = measurer.hear(PATIENCE)
         except self.place.gone as gone:
             self.end()
             raise Died(str(gone)) from None
@@ -172,10 +183,11 @@ class Pair:
         return answer
 
     def end(self):
-        for program in self.programs:
-            with contextlib.suppress(self.place.gone):
-                program.end()
-        self.programs = []
+        for programs in self.started.values():
+            for program in programs:
+                with contextlib.suppress(self.place.gone):
+                    program.end()
+        self.started = {}
 
     def __enter__(self):
         return self
@@ -191,7 +203,7 @@ def calibrate(pair, case, way, target_ns):
     count = 2
     while True:
         try:
-            ns = pair.measure(case.order(way, count)).ns
+            ns = pair.measure(case, way, count).ns
         except Died:
             return count
         if ns >= target_ns / 3 or count >= 1 << 24:
@@ -209,7 +221,7 @@ def run_case(pair, case, rounds, target_ns):
         # Nobody shall always come after the same one.
         for way in WAYS[number % len(WAYS):] + WAYS[:number % len(WAYS)]:
             try:
-                answer = pair.measure(case.order(way, counts[way]))
+                answer = pair.measure(case, way, counts[way])
             except Died:
                 results[way]["deaths"] += 1
                 continue
@@ -233,16 +245,15 @@ def run_cases(place, pattern, rounds, target_ns):
 def lateness(pair):
     """How late a message is that nothing follows: ns, the median and the most."""
     return {what: {way: {"median": answer.median, "most": answer.most}
-                   for way in WAYS
-                   for answer in [pair.measure(Case(what, 16).order(way, count))]}
+                   for way in WIRES
+                   for answer in [pair.measure(Case(what, 16), way, count)]}
             for what, count in (("lone", 200), ("burst", 50))}
 
 
 def idle(pair, seconds=IDLE_MS // 1000):
     found = {}
-    for way in WAYS[:1] + VCHANS:
-        answer = pair.measure(Case("idle").order(way, IDLE_CHANNELS,
-                                                 milliseconds=seconds * 1000))
+    for way in WAYS[:1] + WAYS[2:]:
+        answer = pair.measure(Case("idle"), way, IDLE_CHANNELS, milliseconds=seconds * 1000)
         found[way] = {"resident": answer.resident / IDLE_CHANNELS,
                       "fds": answer.fds / IDLE_CHANNELS,
                       "wake-ups": answer.switches}
@@ -254,9 +265,9 @@ def busy(pair, milliseconds=2500):
     table = []
     for channels in CHANNEL_COUNTS:
         ways = {}
-        for way in WAYS:
+        for way in WIRES:
             try:
-                answer = pair.measure(Case("busy", 4096).order(way, 0, channels, milliseconds))
+                answer = pair.measure(Case("busy", 4096), way, 0, channels, milliseconds)
             except Died as death:
                 ways[way] = {"died": str(death)}
                 continue
@@ -291,7 +302,7 @@ def counted_calls(case, way, count):
         def wrap(words, role):
             return ["strace", "-f", "-c", "-U", "calls", "-o", f"{directory}/{role}", *words]
 
-        measurer, partner = Loopback().start(wrap)
+        measurer, partner = Loopback().start(way, wrap)
         measurer.say(case.order(way, count))
         answer = measurer.hear(PATIENCE)
         for program in (measurer, partner):
@@ -309,7 +320,7 @@ def calls():
     table = []
     for case, few, many in CALLS_OF:
         ways = {}
-        for way in WAYS[:1] + VCHANS:
+        for way in WAYS[:1] + WAYS[2:]:
             low, high = (counted_calls(case, way, count) for count in (few, many))
             ways[way] = [(b - a) / (many - few) for a, b in zip(low, high)]
         table.append({**dataclasses.asdict(case), "ways": ways})

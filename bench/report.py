@@ -3,7 +3,7 @@
 import statistics
 import subprocess
 
-from measure import LARGE_MESSAGE, SOCKETS, STREAM_SIZES, VCHANS
+from measure import LARGE_MESSAGE, SIMPLE, SOCKETS, STREAM_SIZES, VCHANS
 
 MIB = 1 << 20
 
@@ -138,6 +138,27 @@ def speed_table(rows):
     return aligned(lines)
 
 
+def flavours_table(rows):
+    """The library with a thread and the one without, side by side."""
+    lines = [["case", *(text for way in VCHANS
+                        for text in (way, way + SIMPLE, "simple's part"))]]
+    for row in rows:
+        line = [name_text(row, rows)]
+        for way in VCHANS:
+            both = [median(row["ways"][name]["ns"]) for name in (way, way + SIMPLE)]
+            line += [value_text(row, ns) for ns in both]
+            line.append(compared(row, *both))
+        lines.append(line)
+    return aligned(lines)
+
+
+def compared(row, ours, other):
+    """Of the time of ours, or of its rate."""
+    if not ours or not other:
+        return "-"
+    return f"{other / ours if is_time(row) else ours / other:.2f}"
+
+
 def deaths(rows):
     """Connections that died, where any did."""
     found = [f"- {name_text(row, rows)}: {way}: {row['ways'][way]['deaths']}"
@@ -167,11 +188,11 @@ def cpu_table(rows):
 
 
 def calls_table(rows):
-    lines = [["case", *(f"{way}: {end}" for way in ("socket", *VCHANS)
-                        for end in ("measurer", "partner"))]]
+    ways = list(rows[0]["ways"])
+    lines = [["case", *(f"{way}: {end}" for way in ways for end in ("measurer", "partner"))]]
     for row in rows:
-        lines.append([name_text(row, rows), *(f"{calls:.2f}" for way in ("socket", *VCHANS)
-                                           for calls in row["ways"][way])])
+        lines.append([name_text(row, rows), *(f"{calls:.2f}" for way in ways
+                                              for calls in row["ways"][way])])
     return aligned(lines)
 
 
@@ -220,7 +241,8 @@ def text(results):
                      f"{results['lost']}.")
     for place, rows in results["places"].items():
         parts += [f"## {place}", speed_table(rows), deaths(rows),
-                  "### CPU time of both processes", cpu_table(rows)]
+                  "### CPU time of both processes", cpu_table(rows),
+                  "### With a thread and without", flavours_table(rows)]
     if "parts" in results:
         parts += ["## What one end of a set-up and close is made of", parts_table(results["parts"])]
     if "late" in results:

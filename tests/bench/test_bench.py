@@ -24,23 +24,23 @@ def pair():
 @pytest.mark.parametrize("way", measure.WAYS)
 def test_each_case_is_measured(pair, way):
     for case in measure.cases([False, True], ""):
-        answer = pair.measure(case.order(way, 3))
+        answer = pair.measure(case, way, 3)
         assert (answer.error, answer.error_there) == (0, 0), case
         assert min(answer.ns, answer.cpu, answer.cpu_there) > 0, case
 
 
 @pytest.mark.parametrize("way", measure.WAYS)
 def test_many_channels_are_measured(pair, way):
-    answer = pair.measure(measure.Case("busy", 64).order(way, 0, 3, 100))
+    answer = pair.measure(measure.Case("busy", 64), way, 0, 3, 100)
     assert 0 < answer.least <= answer.bytes / 3
-    answer = pair.measure(measure.Case("idle").order(way, 10, milliseconds=100))
-    assert answer.fds == 10 * (1 if way in measure.SOCKETS else 4)
+    answer = pair.measure(measure.Case("idle"), way, 10, milliseconds=100)
+    assert answer.fds == 10 * (1 if way in measure.SOCKETS else 4 + (measure.SIMPLE in way))
 
 
 @pytest.mark.parametrize("way", measure.WAYS)
 @pytest.mark.parametrize("what", ["lone", "burst"])
 def test_lateness_is_measured(pair, what, way):
-    answer = pair.measure(measure.Case(what, 16).order(way, 5))
+    answer = pair.measure(measure.Case(what, 16), way, 5)
     assert 0 < answer.median <= answer.most
 
 
@@ -56,5 +56,6 @@ def test_tables_tell_what_was_measured(pair):
             for case in measure.cases([False], "^(round trip 64|set-up 0)$")]
     lines = report.speed_table(rows).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["round trip 64 B", "set-up"]
+    assert len(report.flavours_table(rows).splitlines()) == 2 + len(rows)
     assert report.deaths(rows) == "No connection died."
     assert all(report.ratio(row, "framed") > 0 for row in rows)
