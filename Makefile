@@ -163,10 +163,10 @@ demo-program: $(BUILD)/demo/vchan-demo
 BENCH := $(sort $(wildcard bench/*.c))
 BENCH_RING := $(BUILD)/vchan/ring.o # hidden in the library
 
-$(BUILD)/bench/vchan-bench%: $(BENCH) bench/bench.h $(BENCH_RING) $(LIBRARIES) $(FLAGS)
+$(BUILD)/bench/vchan-bench-simple: $(BENCH) bench/bench.h $(BENCH_RING) $(LIBRARIES) $(FLAGS)
 	@mkdir -p $(@D)
 	$(say) BENCH $@
-	$(quiet)$(COMPILE) $(LDFLAGS) -o $@ $(BENCH) $(BENCH_RING) -L$(BUILD) -l$(NAME)$* $(LDLIBS)
+	$(quiet)$(COMPILE) -DSIMPLE $(LDFLAGS) -o $@ $(BENCH) $(BENCH_RING) -L$(BUILD) -l$(SIMPLE) $(LDLIBS)
 
 $(BUILD)/bench/vchan-bench: $(BUILD)/bench/vchan-bench-simple
 	$(say) BENCH $@

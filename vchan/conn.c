@@ -217,7 +217,7 @@ static bool lock_to_drain(libvchan_t *h)
 	return false;
 }
 
-/* False: somebody else is sending, and will look after what is left. */
+/* False: another thread is sending, and our work, to look for what it leaves. */
 static bool drain(libvchan_t *h)
 {
 	if (driver_attends || atomic_load(&h->closing)) {
@@ -257,7 +257,7 @@ static void send_what_is_due(libvchan_t *h, struct conn_sleep *s)
 		return;
 	}
 	if (is_due(h, streaming)) {
-		s->patient = !drain(h);
+		s->busy = !drain(h);
 		if (has_room_news(h))
 			conn_raise(h);
 		notice_end(h);
@@ -379,7 +379,7 @@ static void step_open(libvchan_t *h, struct conn_sleep *s)
 	}
 	if (handle_state(h) == CONNECTED)
 		events |= POLLRDHUP;
-	s->patient |= h->gathered;
+	s->patient = h->gathered;
 	if (wire_unsent(h) && atomic_load(&h->stalled)) {
 		s->patient = true;
 		if (!atomic_load(&h->starved))
@@ -401,7 +401,7 @@ bool conn_has_work(libvchan_t *h, const struct conn_sleep *s)
 		return true;
 	/* A caller that tries to send unsets `blocked` for a moment: who looks then
 	 * does not await what he must. */
-	return wire_unsent(h) && !(atomic_load(&h->blocked) && s->for_ack);
+	return wire_unsent(h) && !s->busy && !(atomic_load(&h->blocked) && s->for_ack);
 }
 
 void conn_flush(libvchan_t *h)
@@ -498,10 +498,14 @@ bool conn_take_in(libvchan_t *h)
 
 void conn_look(libvchan_t *h)
 {
-	bool owes = h->framed && framed_owes_news(h) && !atomic_load(&h->dead);
-	struct pollfd p = { h->sock, (short)(owes ? POLLIN | POLLRDHUP : POLLRDHUP), 0 };
+	struct pollfd p = { -1, POLLRDHUP, 0 };
 
-	if (handle_state(h) != CONNECTED || poll(&p, 1, 0) <= 0)
+	if (handle_state(h) != CONNECTED)
+		return;
+	p.fd = h->sock;
+	if (h->framed && framed_owes_news(h) && !atomic_load(&h->dead))
+		p.events |= POLLIN;
+	if (poll(&p, 1, 0) <= 0)
 		return;
 	if (p.revents & POLLIN)
 		conn_take_in(h);
@@ -609,7 +613,7 @@ bool conn_step(libvchan_t *h, struct conn_sleep *s)
 		before = handle_state(h);
 		s->count = 0;
 		s->until = CLOCK_NEVER;
-		s->patient = s->for_input = s->for_ack = false;
+		s->patient = s->busy = s->for_input = s->for_ack = false;
 		if (before == WAITING && !atomic_load(&h->closing))
 			setup_step_waiting(h, s);
 		else if (before == CONNECTING && !atomic_load(&h->closing))

@@ -24,6 +24,7 @@ struct conn_sleep {
 	unsigned count;
 	int64_t until; /* ns, CLOCK_NEVER */
 	bool patient;  /* what comes into the write ring can wait for that */
+	bool busy;     /* another thread was sending, and we could not */
 	bool for_input; /* until another thread that is receiving wakes us */
 	bool for_ack;   /* for input, or that, as the peer tells of its room there */
 };

@@ -22,12 +22,18 @@ static struct timespec time_left(int64_t until)
 void driver_sleep(struct pollfd *fds, unsigned count, int64_t until, const sigset_t *mask)
 {
 	struct timespec left, *limit = NULL;
+	int state;
 
 	if (until != CLOCK_NEVER) {
 		left = time_left(until);
 		limit = &left;
 	}
+	for (unsigned i = 0; i < count; i++)
+		fds[i].revents = 0; /* so they stay when a signal comes */
+	/* Who is cancelled here would keep what he holds for good. */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
 	ppoll(fds, count, limit, mask);
+	pthread_setcancelstate(state, &state);
 }
 
 void driver_run(libvchan_t *h, bool (*enough)(const libvchan_t *h))

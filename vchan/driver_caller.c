@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
+#include <time.h>
 
 #include "clock.h"
 #include "fd.h"
@@ -126,7 +127,7 @@ static void watch(libvchan_t *h, struct conn_sleep *s)
 	if (!watch_more(h, s) && s->until > clock_now() + LOOK_AGAIN)
 		s->until = clock_now() + LOOK_AGAIN;
 	set_timer(h, s->until);
-	atomic_store(&h->has_watched, h->watched_count > 0);
+	atomic_store(&h->has_watched, h->watched_count > 0 || h->timer_until != CLOCK_NEVER);
 }
 
 void driver_forget(libvchan_t *h, int fd)
@@ -167,26 +168,56 @@ static bool has_sleeper(const libvchan_t *h)
 	return atomic_load(&h->fd_used) || atomic_load(&h->input_sleeper);
 }
 
-static void make_progress(libvchan_t *h, struct conn_sleep *s)
+/* False: there was nobody to watch for. */
+static bool make_progress(libvchan_t *h, struct conn_sleep *s)
 {
+	bool watches;
+
 	take_steps(h, s);
-	if (has_sleeper(h) || h->watched_count)
+	watches = has_sleeper(h) || atomic_load(&h->has_watched);
+	if (watches)
 		watch(h, s);
+	return watches;
 }
 
-static void drive(libvchan_t *h)
+/* Another thread was sending when we would have.  If it still is, it will see that
+ * nobody drives when it has stopped; if not, what it did not see is ours. */
+static bool has_left_some(libvchan_t *h)
+{
+	if (pthread_mutex_trylock(&h->draining) != 0)
+		return false;
+	wire_unlock(h);
+	return wire_unsent(h);
+}
+
+/* False: another thread does. */
+static bool drive(libvchan_t *h)
 {
 	struct conn_sleep s;
 	sigset_t saved;
-	bool more = true;
+	bool more = true, watches, drove = false;
 
 	signals_block(&saved); /* as in a thread of ours */
 	while (more && become_driver(h)) {
-		make_progress(h, &s);
+		drove = true;
+		watches = make_progress(h, &s);
 		stop_driving(h);
-		more = !s.patient && conn_has_work(h, &s);
+		/* What came up meanwhile, for who saw that somebody drives. */
+		more = (!watches && has_sleeper(h)) ||
+		       (!s.patient && conn_has_work(h, &s)) ||
+		       (s.busy && has_left_some(h));
 	}
 	signals_restore(&saved);
+	return drove;
+}
+
+/* For who cannot wait until the other thread that drives has done what is due. */
+static void drive_or_pause(libvchan_t *h)
+{
+	const struct timespec pause = { 0, CLOCK_MS };
+
+	if (!drive(h))
+		nanosleep(&pause, NULL);
 }
 
 void driver_wake(libvchan_t *h)
@@ -279,8 +310,8 @@ static void drive_on(libvchan_t *h, bool (*enough)(const libvchan_t *h), int64_t
 			break;
 		driver_sleep(s.fds, s.count, s.until < until ? s.until : until, &saved);
 	}
-	signals_restore(&saved);
 	stop_driving(h);
+	signals_restore(&saved);
 }
 
 static bool is_decided(const libvchan_t *h)
@@ -332,7 +363,7 @@ int driver_wait(libvchan_t *h, bool at_once)
 		seen = events_wait(&h->events, false);
 		if (!(seen & EVENTS_DRIVER))
 			continue;
-		drive(h);
+		drive_or_pause(h);
 		seen &= ~EVENTS_DRIVER;
 	}
 	return seen;
@@ -341,14 +372,13 @@ int driver_wait(libvchan_t *h, bool at_once)
 bool driver_await_input(libvchan_t *h)
 {
 	struct pollfd p[2] = { { h->sock, POLLIN | POLLRDHUP, 0 }, { h->wake, POLLIN, 0 } };
-	int n = 0;
 
 	atomic_store(&h->input_sleeper, true);
 	driver_catch_up(h);
-	while (handle_state(h) == CONNECTED && !(n > 0 && p[0].revents)) {
-		n = poll(p, 2, -1);
-		if (n > 0 && p[1].revents)
-			drive(h);
+	while (handle_state(h) == CONNECTED && !p[0].revents) {
+		driver_sleep(p, 2, CLOCK_NEVER, NULL);
+		if (p[1].revents)
+			drive_or_pause(h);
 	}
 	atomic_store(&h->input_sleeper, false);
 	return false;

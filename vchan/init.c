@@ -136,7 +136,7 @@ static int open_inside(libvchan_t *h, size_t read_min, size_t write_min)
 		return -1;
 	if (driver_open(h) == 0)
 		return 0;
-	log_error(&h->log, "eventfd: %s", log_reason(errno).text);
+	log_error(&h->log, "the fds to sleep on: %s", log_reason(errno).text);
 	return -1;
 }
 

@@ -423,6 +423,15 @@ HOT void tell_of_capped(libvchan_t *h)
 		conn_raise(h);
 }
 
+/* Behind what was read the peer may have asked for the room, and no other call may
+ * come.  One that has asked before need not. */
+HOT void look_for_question(libvchan_t *h)
+{
+	if (!driver_attends && handle_is_framed(h) && framed_owes_news(h) &&
+	    (atomic_load(&h->rest) || (framed_owes_room(h) && !atomic_load(&h->flow.pressed))))
+		conn_look(h);
+}
+
 /* The program has had n bytes, or the call has failed. */
 static int end_reading(libvchan_t *h, int n)
 {
@@ -431,9 +440,7 @@ static int end_reading(libvchan_t *h, int n)
 	if (n > 0) {
 		conn_stop_receiving(h);
 		wire_handed(h, (size_t)n);
-		/* Behind what was read there may be a question, and no call to come. */
-		if (!driver_attends && atomic_load(&h->rest))
-			conn_look(h);
+		look_for_question(h);
 		tell_of_capped(h);
 		return n;
 	}
@@ -455,6 +462,7 @@ HOT bool was_ready(libvchan_t *h, void *data, size_t size)
 		return false;
 	ring_get(&h->in, data, size);
 	wire_handed(h, size);
+	look_for_question(h);
 	conn_tell_of_more(h);
 	tell_of_capped(h);
 	return true;

@@ -60,6 +60,7 @@
 /* A program that another thread is starting holds the fds of a server that has
  * just been closed, between vfork and exec. */
 #define LISTEN_AGAIN (100 * CLOCK_MS)
+#define LISTEN_PAUSE (5 * CLOCK_MS)
 
 static uint32_t port_of(const libvchan_t *h, enum wire_kind kind)
 {
@@ -199,10 +200,10 @@ static void be_framed(libvchan_t *h, int fd, const struct hello *peer)
 
 /* ---- a server ---- */
 
-static int listen_on(libvchan_t *h, enum wire_kind kind)
+static int listen_on(libvchan_t *h, enum wire_kind kind, int64_t patience)
 {
-	const struct timespec pause = { 0, 5 * CLOCK_MS };
-	int64_t until = clock_now() + LISTEN_AGAIN;
+	const struct timespec pause = { 0, LISTEN_PAUSE };
+	int64_t until = clock_now() + patience;
 
 	/* Whoever is in the plain queue when the listener closes believes to be
 	 * connected, and is reset: so there is one place, and who is refused
@@ -214,7 +215,7 @@ static int listen_on(libvchan_t *h, enum wire_kind kind)
 	if (open_socket(h, &h->listeners[kind]) < 0)
 		return -1;
 	while (vsock_listen(h->listeners[kind], cid, port_of(h, kind), queue) < 0) {
-		if (errno != EADDRINUSE || clock_now() > until)
+		if (errno != EADDRINUSE || clock_now() >= until)
 			return -1;
 		nanosleep(&pause, NULL);
 	}
@@ -224,10 +225,11 @@ static int listen_on(libvchan_t *h, enum wire_kind kind)
 int setup_listen(libvchan_t *h, uint32_t *port)
 {
 	*port = port_of(h, FRAMED);
-	if (h->config.wire != WIRE_PLAIN && listen_on(h, FRAMED) < 0)
+	if (h->config.wire != WIRE_PLAIN && listen_on(h, FRAMED, LISTEN_AGAIN) < 0)
 		return -1;
 	*port = port_of(h, PLAIN);
-	return h->config.wire == WIRE_FRAMED ? 0 : listen_on(h, PLAIN);
+	return h->config.wire == WIRE_FRAMED ? 0 :
+		listen_on(h, PLAIN, LISTEN_AGAIN);
 }
 
 static bool is_rightful(const libvchan_t *h, uint32_t cid)
@@ -421,8 +423,13 @@ static bool is_probed(const libvchan_t *h)
 /* The client of ours that was held back has gone.  True: others may come now. */
 static bool drop_plain(libvchan_t *h)
 {
-	if (listen_on(h, PLAIN) < 0)
+	if (listen_on(h, PLAIN, 0) < 0) {
+		int err = errno;
+
+		close_socket(h, &h->listeners[PLAIN]);
+		errno = err;
 		return false;
+	}
 	log_info(&h->log, "a client has left before it was connected");
 	close_socket(h, &h->plain);
 	return true;
@@ -434,9 +441,14 @@ static bool settles_for_plain(libvchan_t *h, struct conn_sleep *s)
 	ssize_t said = vsock_peek(h->plain);
 	bool silent = said < 0 && errno == EAGAIN, left = said <= 0 && !silent;
 
-	if (left && h->plain_is_ours && drop_plain(h)) {
-		s->until = 0; /* again: for who comes */
-		return false;
+	if (left && h->plain_is_ours) {
+		bool dropped = drop_plain(h);
+
+		if (dropped || (errno == EADDRINUSE && clock_now() < h->plain_until)) {
+			/* Again: for who comes, or for the port. */
+			s->until = dropped ? 0 : clock_now() + LISTEN_PAUSE;
+			return false;
+		}
 	}
 	/* One of ours would have said nothing before it is connected. */
 	if (!silent || clock_now() >= h->plain_until) {

@@ -170,6 +170,14 @@ HOT bool framed_owes_news(const libvchan_t *h)
 	return atomic_load(&h->flow.handed) != atomic_load(&h->flow.told);
 }
 
+/* Anybody: with what it has been told, does the peer see less room than its ring has? */
+HOT bool framed_owes_room(const libvchan_t *h)
+{
+	uint64_t owed = atomic_load(&h->flow.handed) - atomic_load(&h->flow.told);
+
+	return owed + h->in_size > h->flow.rx_window;
+}
+
 /* Anybody: so much more that it is told without having asked. */
 HOT bool framed_owes_much(const struct flow *f)
 {

@@ -643,14 +643,6 @@ FLAT ssize_t framed_recv_near(libvchan_t *h, char *data, size_t size, bool wait)
 
 /* ---- the reader ---- */
 
-/* With what it has been told, does the peer see less room than its ring has? */
-static bool owes_room(const libvchan_t *h)
-{
-	uint64_t owed = atomic_load(&h->flow.handed) - atomic_load(&h->flow.told);
-
-	return owed + h->in_size > h->flow.rx_window;
-}
-
 /* The same where nobody is there when the peer asks between two calls.  One that has
  * ever asked may do so again, and is told of all room. */
 static bool is_ack_due_at_once(const libvchan_t *h)
@@ -658,7 +650,7 @@ static bool is_ack_due_at_once(const libvchan_t *h)
 	const struct flow *f = &h->flow;
 
 	return framed_owes_news(h) && (framed_owes_much(f) || atomic_load(&f->asked_us) ||
-				       (atomic_load(&f->pressed) && owes_room(h)));
+				       (atomic_load(&f->pressed) && framed_owes_room(h)));
 }
 
 /* True: the peer should be told now. */

@@ -12,6 +12,7 @@ import pytest
 
 import programs
 import vchan
+from framed_peer import FramedPeer
 from puppet import Puppet
 from vchan import (CONNECTED, DISCONNECTED, PAGE, WAITING, Address, Task, Vchan, pattern,
                    poll, quiet, readable, until)
@@ -359,6 +360,58 @@ def test_a_peer_that_asks_for_room_is_answered_by_the_next_call(wire):
         got += client.read(1 << 16)
         server.buffer_space
     until(lambda: (client.is_open, server.buffer_space)[1] == PAGE)
+
+
+def test_a_question_is_answered_by_a_read_from_the_ring(address):
+    """A read that needs nothing from the kernel is a call like any other."""
+    server = address.open_server()
+    peer = FramedPeer.connect(address)
+    peer.hello()
+    hearing = Task(peer.hear_hello)
+    until(lambda: server.is_open == CONNECTED)
+    hearing.result()
+    peer.send(bytes(PAGE))
+    assert server.recv(1) == bytes(1)
+    peer.ask()
+    had = 1
+    while not poll(peer.sock.fileno(), 1):
+        had += len(server.recv(1))
+        assert had < PAGE // 2, "only told because of half the window"
+    assert peer.receive().handed == had
+
+
+def test_a_sleeper_is_not_overlooked_by_who_drives(address):
+    """One thread begins to wait while another one's call is under way."""
+    for number in range(vchan.scaled(300)):
+        place = Address.fresh()
+        server = place.open_server()
+        over = []
+        asking = Task(lambda server=server, over=over: ask_until(server, over))
+        waiting = Task(wait_until_connected, server)
+        if number % 2:
+            asking_stops(over, asking)
+        client = Task(place.open_client).result()
+        waiting.result()
+        if not number % 2:
+            asking_stops(over, asking)
+        client.close()
+        server.close()
+
+
+def ask_until(server, over):
+    """is_open for a while, so that a wait that begins then meets it."""
+    while not over:
+        server.is_open
+
+
+def asking_stops(over, asking):
+    over.append(True)
+    asking.result()
+
+
+def wait_until_connected(server):
+    while server.is_open == WAITING:
+        server.wait()
 
 
 # --- the two flavours ----------------------------------------------------------------
