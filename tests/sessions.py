@@ -85,7 +85,9 @@ BARE = tuple("contract/test_misuse.py::" + name for name in (
 
 # What a sanitizer could see there it sees elsewhere, too.
 ELSEWHERE = ("contract/test_environment.py", "contract/test_addresses.py",
-             "contract/test_leaks.py", "contract/test_close.py::test_linger_is_ten_seconds")
+             "contract/test_leaks.py", "contract/test_close.py::test_linger_is_ten_seconds",
+             "contract/test_volume.py::test_200_000_round_trips",
+             "contract/test_events.py::test_hundred_thousand_one_byte_writes")
 
 # Parsing, which tests/unit has under that sanitizer, too.
 PARSING = ("contract/test_framed_peer.py::test_violation",)
@@ -101,7 +103,7 @@ SESSIONS = (
             sanitize="thread", scale=0.05, without=BARE + ELSEWHERE + PARSING,
             beside=True),
     Session("lab, simple", ("simple", "kernel", "contract", "guest"), minutes=30, lab=True,
-            flavour="simple", scale=0.1, beside=True),
+            flavour="simple", scale=0.05, beside=True),
     # Some of its versions count packets, and reset a connection of too many.
     Session("lab, Linux 6.12", ("stall",), minutes=15, lab=True, kernel="6.12", beside=True,
             sleeps=True),

@@ -75,6 +75,16 @@ HOT void look_after(libvchan_t *h)
 		conn_look(h);
 }
 
+/* A frame's header tells what we owe; and who speaks frames does not leave by halves,
+ * so that the kernel takes nothing for a peer that is gone. */
+HOT void look_before_writing(libvchan_t *h)
+{
+	if (h && handle_is_framed(h))
+		driver_help(h);
+	else
+		look_after(h);
+}
+
 /* The program turns to something else than writing: what has gathered goes.
  * When there is no room the driver is waiting for it already. */
 static void end_streak(libvchan_t *h)
@@ -290,7 +300,7 @@ HOT bool gathers(libvchan_t *h, const void *data, size_t size)
 HOT size_t begin_write(libvchan_t *h, const void *data, size_t size)
 {
 	if (!driver_attends) {
-		look_after(h);
+		look_before_writing(h);
 		return 0;
 	}
 	return gathers(h, data, size) ? size : go_at_once(h, data, size);
