@@ -23,10 +23,14 @@ def pair():
 
 @pytest.mark.parametrize("way", measure.WAYS)
 def test_each_case_is_measured(pair, way):
+    cpu = []
     for case in measure.cases([False, True], ""):
         answer = pair.measure(case, way, 3)
         assert (answer.error, answer.error_there) == (0, 0), case
-        assert min(answer.ns, answer.cpu, answer.cpu_there) > 0, case
+        assert answer.ns > 0, case
+        cpu.append((answer.cpu, answer.cpu_there))
+    # An emulated machine may not see the time that so few messages take.
+    assert all(map(sum, zip(*cpu)))
 
 
 @pytest.mark.parametrize("way", measure.WAYS)

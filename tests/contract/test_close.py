@@ -68,14 +68,14 @@ def async_connected_unfinished(address):
     with address.listen_raw() as listener:
         client = address.open_async()
         vchan.accept_raw(listener)
-        assert vchan.readable(client.watch_fd)
+        assert vchan.readable_for_good(client.watch_fd)
     return client
 
 
 def async_failed(address):
     with vchan.environment(VCHAN_VSOCK_CONNECT_TIMEOUT_MS=1):
         client = address.open_async()
-    assert vchan.readable(client.watch_fd)
+    assert vchan.readable_for_good(client.watch_fd)
     assert vchan.error_of(client.finish) == "ETIMEDOUT"
     return client
 
