@@ -124,6 +124,7 @@ def test_wait_does_not_stay_for_who_says_nothing(address):
     assert readable(server.fd)
     assert Task(server.wait).result() == 0
     assert server.is_open == WAITING
+    assert quiet(silent.fileno(), 0), "so long that its patience was over"
     silent.close()
 
 
@@ -183,9 +184,10 @@ def test_fd_tells_of_room_for_what_is_in_the_ring():
     server, peer = vchan.with_raw_client()
     total = vchan.fill(server)
     vchan.settle(server)
+    fd = server.fd  # once: asking for it is a call, too
     reading = Task(vchan.recv_exactly, peer, total)
     while reading.is_alive():
-        if readable(server.fd, 0.1):
+        if readable(fd, 0.1):
             server.wait()
     assert reading.result() == pattern(total)
 
@@ -210,6 +212,23 @@ def test_fd_tells_of_the_end(wire):
     server.wait()
     assert server.is_open == DISCONNECTED
     assert quiet(server.fd, 500)
+
+
+def test_fd_is_quiet_after_a_half_close_with_bytes_left():
+    """1.3: quiet at end of stream; what is left goes in the calls to come."""
+    server, peer = vchan.with_raw_client()
+    total = vchan.fill(server)
+    vchan.settle(server)
+    peer.shutdown(socket.SHUT_WR)
+    fd = server.fd
+    assert readable(fd)
+    server.wait()
+    assert server.is_open == DISCONNECTED
+    assert quiet(fd, 500)
+    reading = Task(vchan.recv_exactly, peer, total)
+    assert quiet(fd, 500)
+    until(lambda: (server.is_open, reading.is_alive()) == (DISCONNECTED, False))
+    assert reading.result() == pattern(total)
 
 
 # --- calls that block work on ------------------------------------------------------
