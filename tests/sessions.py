@@ -90,7 +90,7 @@ ELSEWHERE = ("contract/test_environment.py", "contract/test_addresses.py",
              "contract/test_volume.py::test_200_000_round_trips",
              "contract/test_events.py::test_hundred_thousand_one_byte_writes")
 
-# The wire, which tests/unit has under that sanitizer, too.
+# The wire, which tests/unit has under these sanitizers, too.
 THE_WIRE = ("contract/test_framed_peer.py",)
 
 # The longest first: two of them at the same time are the best part of a run.
@@ -100,7 +100,7 @@ SESSIONS = (
     Session("lab", ("kernel", "contract", "guest", "bench"), minutes=35, lab=True,
             scale=0.25, beside=True),
     Session("lab, ASan and UBSan", ("contract",), minutes=25, lab=True,
-            sanitize="address,undefined", scale=0.05, without=ELSEWHERE, beside=True),
+            sanitize="address,undefined", scale=0.05, without=ELSEWHERE + THE_WIRE, beside=True),
     Session("lab, TSan", ("contract",), minutes=25, lab=True,
             sanitize="thread", scale=0.05, without=BARE + ELSEWHERE + THE_WIRE,
             beside=True),
