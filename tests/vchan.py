@@ -120,13 +120,12 @@ class Attendant(threading.Thread):
             self.handles = {fd: h for fd, h in self.handles.items() if h != handle}
 
 
-_attendant = None
+# From the beginning: tests count threads and fds.
+_attendant = Attendant() if SIMPLE else None
 
 
 def attend(fd, handle):
-    global _attendant
-    if SIMPLE and fd >= 0:
-        _attendant = _attendant or Attendant()
+    if _attendant and fd >= 0:
         _attendant.begin(fd, handle)
 
 

@@ -120,8 +120,9 @@ def test_wait_lets_in_who_is_at_the_door():
 def test_wait_does_not_stay_for_who_says_nothing(address):
     """A peer that connects and is silent does not hold the program up."""
     server = address.open_server()
+    fd = server.fd  # now: asking for it later would let the peer in
     silent = vchan.raw_connect(address.vsock_port | 1 << 31)
-    assert readable(server.fd)
+    assert readable(fd)
     assert Task(server.wait).result() == 0
     assert server.is_open == WAITING
     assert quiet(silent.fileno(), 0), "so long that its patience was over"
