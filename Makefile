@@ -163,16 +163,18 @@ demo-program: $(BUILD)/demo/vchan-demo
 BENCH := $(sort $(wildcard bench/*.c))
 BENCH_RING := $(BUILD)/vchan/ring.o # hidden in the library
 
-$(BUILD)/bench/vchan-bench-simple: $(BENCH) bench/bench.h $(BENCH_RING) $(LIBRARIES) $(FLAGS)
+BENCH_WITH_THREAD := $(BUILD)/bench/vchan-bench
+BENCH_SIMPLE      := $(BUILD)/bench/vchan-bench-simple
+
+$(BENCH_WITH_THREAD): BENCH_LIBRARY = -l$(NAME)
+$(BENCH_SIMPLE): BENCH_LIBRARY = -DSIMPLE -l$(SIMPLE)
+
+$(BENCH_WITH_THREAD) $(BENCH_SIMPLE): $(BENCH) bench/bench.h $(BENCH_RING) $(LIBRARIES) $(FLAGS)
 	@mkdir -p $(@D)
 	$(say) BENCH $@
-	$(quiet)$(COMPILE) -DSIMPLE $(LDFLAGS) -o $@ $(BENCH) $(BENCH_RING) -L$(BUILD) -l$(SIMPLE) $(LDLIBS)
+	$(quiet)$(COMPILE) $(LDFLAGS) -o $@ $(BENCH) $(BENCH_RING) -L$(BUILD) $(BENCH_LIBRARY) $(LDLIBS)
 
-$(BUILD)/bench/vchan-bench: $(BUILD)/bench/vchan-bench-simple
-	$(say) BENCH $@
-	$(quiet)$(COMPILE) $(LDFLAGS) -o $@ $(BENCH) $(BENCH_RING) -L$(BUILD) -l$(NAME) $(LDLIBS)
-
-bench-program: $(BUILD)/bench/vchan-bench
+bench-program: $(BENCH_WITH_THREAD) $(BENCH_SIMPLE)
 
 TO_LIB     = $(call quote,$(DESTDIR)$(LIBDIR))
 TO_PC      = $(call quote,$(DESTDIR)$(LIBDIR)/pkgconfig)

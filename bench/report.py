@@ -37,12 +37,16 @@ def is_time(row):
     return "trip" in row["what"] or row["what"] == "set-up"
 
 
-def ratio(row, way):
-    """Of the time, or of the rate, to the yardstick's."""
-    ours, theirs = median(row["ways"][way]["ns"]), yardstick(row)
+def part(row, ours, theirs):
+    """Of the time, or of the rate, to theirs; None if one of them is not known."""
     if not ours or not theirs:
         return None
     return ours / theirs if is_time(row) else theirs / ours
+
+
+def ratio(row, way):
+    """To the yardstick."""
+    return part(row, median(row["ways"][way]["ns"]), yardstick(row))
 
 
 def bound(row, way):
@@ -91,8 +95,7 @@ def spread_text(numbers):
     return f"{min(numbers) / middle:.2f}..{max(numbers) / middle:.2f}"
 
 
-def ratio_text(row, way):
-    found = ratio(row, way)
+def ratio_text(found):
     return "-" if found is None else f"{found:.2f}"
 
 
@@ -132,7 +135,7 @@ def speed_table(rows):
             line.append(value_text(row, median(numbers)))
             if way == "framed":
                 line.append(spread_text(numbers))
-            line += [ratio_text(row, way), f"{sign} {wanted:.2f}" if wanted else "",
+            line += [ratio_text(ratio(row, way)), f"{sign} {wanted:.2f}" if wanted else "",
                      verdict(row, way)]
         lines.append(line)
     return aligned(lines)
@@ -147,16 +150,9 @@ def flavours_table(rows):
         for way in VCHANS:
             both = [median(row["ways"][name]["ns"]) for name in (way, way + SIMPLE)]
             line += [value_text(row, ns) for ns in both]
-            line.append(compared(row, *both))
+            line.append(ratio_text(part(row, both[1], both[0])))
         lines.append(line)
     return aligned(lines)
-
-
-def compared(row, ours, other):
-    """Of the time of ours, or of its rate."""
-    if not ours or not other:
-        return "-"
-    return f"{other / ours if is_time(row) else ours / other:.2f}"
 
 
 def deaths(rows):

@@ -30,12 +30,13 @@ class Puppet:
         living.append(self)
 
     @classmethod
-    def start(cls, stderr=None, wrapper=(), **variables):
-        """A new process.  `wrapper` is a command to start it with."""
+    def start(cls, stderr=None, wrapper=(), program=None, **variables):
+        """A new process.  `wrapper` is a command to start it with, `program` another
+        puppet than that of the library under test."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [*wrapper, programs.program("puppet")], stdin=theirs,
+                [*wrapper, program or programs.program("puppet")], stdin=theirs,
                 stdout=theirs, stderr=stderr,
                 env=programs.surroundings(**variables))
         return cls(ours, process)

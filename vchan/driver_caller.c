@@ -16,7 +16,6 @@
 #define _GNU_SOURCE
 #include "driver.h"
 
-#include <errno.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -62,12 +61,13 @@ static short events_of(const libvchan_t *h, const struct conn_sleep *s, int fd)
 	return 0;
 }
 
-static bool is_watched(const libvchan_t *h, int fd)
+/* NULL: it is not watched. */
+static struct pollfd *watched(libvchan_t *h, int fd)
 {
 	for (unsigned i = 0; i < h->watched_count; i++)
 		if (h->watched[i].fd == fd)
-			return true;
-	return false;
+			return &h->watched[i];
+	return NULL;
 }
 
 /* Their events do not change while they are watched. */
@@ -92,7 +92,7 @@ static bool watch_more(libvchan_t *h, const struct conn_sleep *s)
 	for (unsigned i = 0; i < s->count; i++) {
 		struct pollfd new = { s->fds[i].fd, to_watch(h, &s->fds[i]), 0 };
 
-		if (!new.events || is_watched(h, new.fd))
+		if (!new.events || watched(h, new.fd))
 			continue;
 		if (control(h, EPOLL_CTL_ADD, new.fd, new.events) < 0)
 			return false;
@@ -132,11 +132,11 @@ static void watch(libvchan_t *h, struct conn_sleep *s)
 
 void driver_forget(libvchan_t *h, int fd)
 {
-	if (fd < 0 || !is_watched(h, fd))
+	struct pollfd *old = watched(h, fd);
+
+	if (!old)
 		return;
-	for (unsigned i = 0; i < h->watched_count; i++)
-		if (h->watched[i].fd == fd)
-			h->watched[i] = h->watched[--h->watched_count];
+	*old = h->watched[--h->watched_count];
 	control(h, EPOLL_CTL_DEL, fd, 0);
 }
 
@@ -231,10 +231,9 @@ void driver_catch_up(libvchan_t *h)
 
 	if (atomic_load(&h->orphan))
 		return;
-	if (s == WAITING || s == CONNECTING || wire_unsent(h))
+	/* What is watched but not unsent was sent by somebody who did not drive. */
+	if (s == WAITING || s == CONNECTING || wire_unsent(h) || atomic_load(&h->has_watched))
 		drive(h);
-	else if (atomic_load(&h->has_watched))
-		drive(h); /* it was sent by somebody who did not drive */
 }
 
 /* ---- its life ---- */
@@ -254,14 +253,12 @@ static int open_fds(libvchan_t *h)
 int driver_open(libvchan_t *h)
 {
 	sigset_t saved;
-	int ret, err;
+	int ret;
 
 	h->timer_until = CLOCK_NEVER;
 	life_enter(&saved);
 	ret = open_fds(h);
-	err = errno;
 	life_leave(&saved);
-	errno = err;
 	return ret;
 }
 

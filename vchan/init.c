@@ -33,13 +33,11 @@ static libvchan_t *discard(libvchan_t *h)
 static int ask_kernel(uint32_t *cid)
 {
 	sigset_t saved;
-	int ret, err;
+	int ret;
 
 	life_enter(&saved); /* it opens an fd for a moment */
 	ret = vsock_local_cid(cid);
-	err = errno;
 	life_leave(&saved);
-	errno = err;
 	return ret;
 }
 
@@ -101,32 +99,27 @@ static int configure(libvchan_t *h, const char *call, int domain, int port)
 static int open_rings(libvchan_t *h, size_t read_min, size_t write_min)
 {
 	sigset_t saved;
-	int ret, err;
+	int ret;
 
 	life_enter(&saved); /* it may open an fd for a moment */
 	ret = handle_open_rings(h, read_min, write_min);
-	err = errno;
 	life_leave(&saved);
 	if (ret < 0)
 		log_error(&h->log, "rings of %zu and %zu bytes (at most %zu): %s", read_min,
-			  write_min, RING_MAX, log_reason(err).text);
-	errno = err;
+			  write_min, RING_MAX, log_reason(errno).text);
 	return ret;
 }
 
 static int open_events(libvchan_t *h)
 {
 	sigset_t saved;
-	int ret, err;
+	int ret;
 
 	life_enter(&saved);
 	ret = events_open(&h->events);
-	err = errno;
 	life_leave(&saved);
-	errno = err;
 	if (ret < 0)
-		log_error(&h->log, "epoll fd or eventfd: %s", log_reason(err).text);
-	errno = err;
+		log_error(&h->log, "epoll fd or eventfd: %s", log_reason(errno).text);
 	return ret;
 }
 

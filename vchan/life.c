@@ -22,8 +22,11 @@ void life_enter(sigset_t *saved)
 
 void life_leave(const sigset_t *saved)
 {
+	int err = errno;
+
 	pthread_mutex_unlock(&lock);
-	signals_restore(saved);
+	signals_restore(saved); /* a handler that has waited runs here */
+	errno = err;
 }
 
 void life_close(int *fd)

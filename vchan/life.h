@@ -17,7 +17,8 @@
 
 #include "handle.h"
 
-/* Blocks all signals too: nobody can exit() while holding the lock. */
+/* Blocks all signals too: nobody can exit() while holding the lock.  What lies between
+ * the two leaves its errno: life_leave keeps it. */
 void life_enter(sigset_t *saved);
 void life_leave(const sigset_t *saved);
 

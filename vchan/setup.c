@@ -72,13 +72,10 @@ static uint32_t port_of(const libvchan_t *h, enum wire_kind kind)
 static int open_socket(libvchan_t *h, int *fd)
 {
 	sigset_t saved;
-	int err;
 
 	life_enter(&saved);
 	*fd = vsock_socket(h->config.buffer_size);
-	err = errno;
 	life_leave(&saved);
-	errno = err;
 	return *fd < 0 ? -1 : 0;
 }
 
@@ -244,13 +241,11 @@ static int accept_one(libvchan_t *h, enum wire_kind kind, int *fd, uint32_t *por
 {
 	uint32_t cid = 0;
 	sigset_t saved;
-	int err;
 	bool stranger;
 
 	do {
 		life_enter(&saved);
 		*fd = vsock_accept(h->listeners[kind], &cid, port);
-		err = errno;
 		stranger = *fd >= 0 && !is_rightful(h, cid);
 		if (stranger)
 			life_close(fd);
@@ -260,7 +255,6 @@ static int accept_one(libvchan_t *h, enum wire_kind kind, int *fd, uint32_t *por
 		if (stranger)
 			log_info(&h->log, "refused a connection from CID %u", cid);
 	} while (stranger);
-	errno = err;
 	return *fd < 0 ? -1 : 0;
 }
 
@@ -639,13 +633,11 @@ static void look_at_attempt(libvchan_t *h)
 static int take_sizes(libvchan_t *h, const struct hello *server)
 {
 	sigset_t saved;
-	int ret, err;
+	int ret;
 
 	life_enter(&saved);
 	ret = handle_open_rings(h, server->write_ring, server->read_ring);
-	err = errno;
 	life_leave(&saved);
-	errno = err;
 	return ret;
 }
 

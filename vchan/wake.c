@@ -2,7 +2,6 @@
 #define _GNU_SOURCE
 #include "wake.h"
 
-#include <errno.h>
 #include <linux/futex.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
@@ -14,13 +13,10 @@
 int wake_open(int *fd)
 {
 	sigset_t saved;
-	int err;
 
 	life_enter(&saved);
 	*fd = fd_above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-	err = errno;
 	life_leave(&saved);
-	errno = err;
 	return *fd < 0 ? -1 : 0;
 }
 

@@ -67,11 +67,13 @@ def test_only_the_flavour_with_a_thread_can_create_one(run, built):
 
 def test_the_flavours_differ_in_their_driver_alone(run, built):
     """No second copy of anything: the same objects, but for one."""
-    def objects(name):
-        symbols = run("nm", "--defined-only", built / f"lib{name}.a").stdout.splitlines()
-        return {line.split()[-1] for line in symbols if line.split()[1:2] == ["t"]}
-    with_thread, without = objects("vchan-vsock"), objects("vchan-vsock-simple")
+    def functions(path):
+        symbols = run("nm", "--defined-only", built / path).stdout.splitlines()
+        return {line.split()[-1] for line in symbols if line.split()[1:2] in (["t"], ["T"])}
+    with_thread, without = functions("libvchan-vsock.a"), functions("libvchan-vsock-simple.a")
     assert {"conn_step", "setup_step_waiting", "framed_drain"} <= with_thread & without
+    assert with_thread - without <= functions("vchan/driver_thread.o")
+    assert without - with_thread <= functions("vchan/driver_caller.o")
     files = sorted(path.name for path in (built / "vchan").glob("driver_*.o"))
     assert files == ["driver_caller.o", "driver_thread.o"]
 

@@ -442,7 +442,8 @@ def test_the_flavours_talk_to_each_other(address, role, wire):
     library = vchan.ROOT / "build" / "libvchan-vsock.so.1"
     if not library.exists():
         pytest.skip("the other flavour is not built")
-    other = start_other(VCHAN_DOMAIN=address.server if role == "server" else address.client)
+    other = Puppet.start(program=vchan.ROOT / "build" / "tests" / "puppet",
+                         VCHAN_DOMAIN=address.server if role == "server" else address.client)
     if role == "server":
         other("server", address.client, address.port, PAGE, PAGE)
         ours = Task(address.open_client).result()
@@ -456,20 +457,8 @@ def test_the_flavours_talk_to_each_other(address, role, wire):
     assert other.answer()[0] == 1_000_000
     other.begin("drain", 1_000_000)
     assert ours.write(pattern(1_000_000)) == 1_000_000
-    until(lambda: ours.is_open == CONNECTED and other.lines_waiting())
+    until(lambda: ours.is_open == CONNECTED and poll(other.control.fileno()))
     assert other.answer()[0] == 1_000_000
-
-
-def start_other(**variables):
-    """A puppet with the thread."""
-    binary = vchan.ROOT / "build" / "tests" / "puppet"
-    ours, theirs = socket.socketpair()
-    with theirs:
-        process = subprocess.Popen([binary], stdin=theirs, stdout=theirs,
-                                   env=programs.surroundings(**variables))
-    other = Puppet(ours, process)
-    other.lines_waiting = lambda: poll(other.control.fileno()) != 0
-    return other
 
 
 # --- strace ---------------------------------------------------------------------------
