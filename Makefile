@@ -151,6 +151,30 @@ CMOCKA = $$(pkg-config --cflags --libs cmocka)
 
 unit: $(UNITS)
 
+# AF_VSOCK made of Unix sockets, for what is preloaded into.
+$(BUILD)/fake/vsock.so: tests/fake/vsock.c $(FLAGS)
+	@mkdir -p $(@D)
+	$(say) FAKE $@
+	$(quiet)$(CC) -std=gnu11 $(WARNINGS) -O2 -g -fPIC -D_GNU_SOURCE= -shared -o $@ $< -ldl
+
+# The library on top of it, with system calls that fail when told to.
+WRAPPED := socket bind connect accept4 getsockname getpeername getsockopt setsockopt listen \
+	shutdown epoll_create1 epoll_ctl epoll_wait eventfd timerfd_create poll ppoll nanosleep \
+	mmap mremap madvise memfd_create ftruncate calloc pthread_create open ioctl fcntl write \
+	recv send sendmsg recvmsg syscall
+FAULT_SOURCES := tests/fault/lives.c tests/fault/inject.c tests/fake/vsock.c
+FAULT_FLAGS = -DFAKE_WRAP -U_FORTIFY_SOURCE $(WRAPPED:%=-Wl,--wrap=%)
+LIVES := $(foreach f,$(FLAVOURS),$(BUILD)/fault/lives-$(DRIVER_$(f)))
+
+$(LIVES): $(FAULT_SOURCES) tests/fault/inject.h $(COMMON) $(FLAGS) \
+		$(foreach f,$(FLAVOURS),$(BUILD)/vchan/driver_$(DRIVER_$(f)).o)
+	@mkdir -p $(@D)
+	$(say) FAULT $@
+	$(quiet)$(COMPILE) $(LDFLAGS) $(FAULT_FLAGS) -o $@ $(FAULT_SOURCES) $(COMMON) \
+		$(BUILD)/vchan/driver_$(@F:lives-%=%).o $(CMOCKA) $(LDLIBS)
+
+fault-programs: $(LIVES)
+
 # The demo is a client like any other: the public header and -lvchan-vsock.
 $(BUILD)/demo/vchan-demo: demo/demo.c $(LIBRARIES) $(FLAGS)
 	@mkdir -p $(@D)
@@ -245,7 +269,7 @@ clean:
 
 FORCE:
 
-.PHONY: all help unit demo-program bench-program install uninstall demo check bench \
+.PHONY: all help unit fault-programs demo-program bench-program install uninstall demo check bench \
 	clean FORCE
 .DELETE_ON_ERROR:
 

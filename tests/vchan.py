@@ -10,6 +10,7 @@ still asleep.  Addresses are random (`Address.fresh`): pretended domains on
 this machine, joined by VCHAN_VSOCK_LOOPBACK.
 """
 import contextlib
+import ctypes
 import dataclasses
 import errno
 import os
@@ -31,6 +32,8 @@ LIBRARY = pathlib.Path(os.environ.get("VCHAN_LIB")
                        or ROOT / "build" / "libvchan-vsock.so.1").resolve()
 # The flavour without a thread, where only calls make progress.
 SIMPLE = "simple" in LIBRARY.name
+# Is AF_VSOCK the one that tests/fake/vsock.c makes of Unix sockets?
+FAKE = hasattr(ctypes.CDLL(None), "fake_vsock_is_here")
 
 DISCONNECTED, CONNECTED, WAITING = 0, 1, 2
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -346,7 +349,7 @@ class OurPeer:
         assert self.chan.write(data) == len(data)
 
     def recv(self, size):
-        return self.chan.read(size)
+        return self.chan.read(min(size, 1 << 16))
 
     def close(self):
         self.chan.close()

@@ -119,7 +119,7 @@ static bool is_alive(int fd)
 {
 	struct pollfd p = { fd, POLLRDHUP, 0 };
 
-	return poll(&p, 1, 0) == 0;
+	return poll(&p, 1, 0) <= 0; /* it failed: not because of that one */
 }
 
 /* This one of our fds is the connection; all others are closed. */
@@ -142,6 +142,7 @@ static int say_hello(libvchan_t *h, int fd)
 {
 	struct hello hello = { WIRE_VERSION, 0, 0, 0, 0, vsock_buffer(fd) };
 	unsigned char bytes[HELLO_SIZE];
+	ssize_t n;
 
 	if (h->server) {
 		hello.read_ring = (uint32_t)h->in_size;
@@ -150,7 +151,12 @@ static int say_hello(libvchan_t *h, int fd)
 	}
 	hello_encode(&hello, bytes);
 	/* A socket that is new has room for it. */
-	return vsock_send(fd, bytes, sizeof bytes, false) == HELLO_SIZE ? 0 : -1;
+	for (size_t done = 0; done < sizeof bytes; done += (size_t)n) {
+		n = vsock_send(fd, bytes + done, sizeof bytes - done, false);
+		if (n < 0)
+			return -1;
+	}
+	return 0;
 }
 
 static void become_candidate(struct candidate *c, int fd)
@@ -171,7 +177,7 @@ static enum heard hear(struct candidate *c, const char **why)
 		c->heard += (unsigned)n;
 	if (c->heard == HELLO_SIZE)
 		return ALL;
-	if (n == 0 || (n < 0 && errno != EAGAIN)) {
+	if (n == 0 || (n < 0 && !vsock_will_go_again(errno))) {
 		*why = "it left before its hello";
 		return NOTHING;
 	}

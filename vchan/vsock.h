@@ -6,6 +6,7 @@
 #ifndef VCHAN_VSOCK_H
 #define VCHAN_VSOCK_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -35,6 +36,12 @@ int vsock_connected(int fd);
 
 /* The kernel's buffer of a socket, bytes; 0 when it does not tell. */
 uint32_t vsock_buffer(int fd);
+
+/* Nothing is wrong with the connection: there is no room, no data or no memory now. */
+static inline bool vsock_will_go_again(int err)
+{
+	return err == EAGAIN || err == ENOBUFS || err == ENOMEM;
+}
 
 /* As send(2) and recvmsg(2).  wait: block in the kernel; else EAGAIN. */
 ssize_t vsock_send(int fd, const void *data, size_t size, bool wait);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "vsock.h"
 
@@ -19,6 +20,8 @@ ssize_t wire_not_sent(libvchan_t *h, ssize_t n)
 		return 0;
 	log_info(&h->log, "send: %s", log_reason(errno).text);
 	atomic_store(&h->dead, true);
+	/* The peer may be there all the same, and wait for what we cannot say. */
+	shutdown(h->sock, SHUT_WR);
 	return -1;
 }
 
@@ -60,8 +63,7 @@ ssize_t wire_not_received(libvchan_t *h, bool gone, ssize_t n)
 {
 	/* A peer that is gone has nothing on the way any more: all that it
 	 * sent is in the kernel before its end is. */
-	if (n < 0 && !gone &&
-	    (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM))
+	if (n < 0 && !gone && vsock_will_go_again(errno))
 		return 0;
 	if (n < 0 && errno != EAGAIN)
 		log_info(&h->log, "receive: %s", log_reason(errno).text);
@@ -75,7 +77,7 @@ static ssize_t plain_recv(libvchan_t *h, char *data, size_t size, bool wait)
 	bool gone = handle_state(h) == DISCONNECTED;
 	ssize_t n = wire_received(h, gone, vsock_recv(h->sock, data, size, wait && !gone));
 
-	wire_note_rest(h, n == (ssize_t)size);
+	wire_look_for_rest(h, n, size);
 	return n;
 }
 

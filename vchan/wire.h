@@ -10,6 +10,7 @@
 #ifndef VCHAN_WIRE_H
 #define VCHAN_WIRE_H
 
+#include <errno.h>
 #include <sys/types.h>
 
 #include "handle.h"
@@ -81,11 +82,18 @@ HOT ssize_t wire_received(libvchan_t *h, bool gone, ssize_t n)
 	return n > 0 ? n : wire_not_received(h, gone, n);
 }
 
-/* The receiver: what it has asked for came in full, so that there may be more. */
+/* The receiver: may there be more in the socket? */
 HOT void wire_note_rest(libvchan_t *h, bool rest)
 {
 	if (atomic_load(&h->rest) != rest)
 		atomic_store(&h->rest, rest);
+}
+
+/* There may, when what it has asked for came in full; or when nothing came, but for
+ * want of memory.  Takes what wire_received returned. */
+HOT void wire_look_for_rest(libvchan_t *h, ssize_t n, size_t size)
+{
+	wire_note_rest(h, n == (ssize_t)size || (n == 0 && errno != EAGAIN));
 }
 
 /* The receiver, of a read of `size` bytes: the n bytes that came for it, and what is

@@ -532,7 +532,7 @@ static size_t take_raw(libvchan_t *h, unsigned head, char *at, size_t n)
 static ssize_t received_raw(libvchan_t *h, bool gone, ssize_t n, size_t size)
 {
 	n = wire_received(h, gone, n);
-	wire_note_rest(h, n == (ssize_t)size);
+	wire_look_for_rest(h, n, size);
 	h->heard |= n > 0;
 	/* Of no order: the driver only wants to know whether somebody looks. */
 	atomic_store_explicit(&h->flow.receipts, h->flow.receipts + 1, memory_order_relaxed);
