@@ -3,8 +3,9 @@
 
 Suites are split by directory, each for the one kind of machine where it can
 run: what is pure runs here, what opens a vsock runs in the lab, and the
-contract runs there twice more, under sanitizers.  So a skipped test is one
-that cannot run at all, and not one that has run elsewhere.
+contract runs here, too, under sanitizers, with a vsock that is made of Unix
+sockets (tests/fake).  So a skipped test is one that cannot run at all, and not
+one that has run elsewhere.
 
 A session that ends without a report, whatever ended it, is a failure.
 """
@@ -24,6 +25,7 @@ import xml.etree.ElementTree as ET
 TESTS = pathlib.Path(__file__).resolve().parent
 ROOT = TESTS.parent
 LAB = TESTS / "lab" / "lab"
+FAKE = "build/fake/vsock.so"
 
 NO_TESTS = 5  # pytest's exit status when it selected none
 LAB_STATUS = {70: "the kernel of the lab's machine complained (see above)",
@@ -41,6 +43,8 @@ Runs every suite, or what the options and paths select:
     ./run-tests -k linger              tests with "linger" in the name
     ./run-tests tests/contract -x      one suite, up to the first failure
     ./run-tests tests/unit/test_unit.py::test_name
+    ./run-tests --kernels              the lab's suites on each kernel, too
+    ./run-tests --long                 everything at its full size: hours
 
 Sessions, in this order: {sessions}.
 Environment: PYTHON, an interpreter that has pytest and cffi;
@@ -65,6 +69,10 @@ class Session:
     kernel: str = ""
     # The library's flavour: "simple", or the one with a thread.
     flavour: str = ""
+    # AF_VSOCK is tests/fake/vsock.c.
+    fake: bool = False
+    # A 1 kHz rain of signals on every thread (tests/programs/rain.c).
+    rain: bool = False
     # Runs at the same time as others of which this is said: as many as there are
     # processors, and besides those that mostly sleep.
     beside: bool = False
@@ -84,32 +92,64 @@ class Session:
 BARE = tuple("contract/test_misuse.py::" + name for name in (
     "test_no_fds_left[", "test_no_dev_vsock", "test_no_permission_for_dev_vsock"))
 
-# What a sanitizer could see there it sees elsewhere, too.
-ELSEWHERE = ("contract/test_environment.py", "contract/test_addresses.py",
-             "contract/test_leaks.py", "contract/test_close.py::test_linger_is_ten_seconds",
-             "contract/test_volume.py::test_200_000_round_trips",
-             "contract/test_events.py::test_hundred_thousand_one_byte_writes")
+# What the fake vsock does not have, or a sanitizer's own memory disturbs.
+NOT_FAKED = ("contract/test_misuse.py::test_no_vsock_in_the_kernel[",
+             "contract/test_leaks.py::test_traffic_costs_no_memory[")
 
-# The wire, which tests/unit has under these sanitizers, too.
-THE_WIRE = ("contract/test_framed_peer.py",)
+ADDRESS, THREAD = "address,undefined", "thread"
 
-# The longest first: two of them at the same time are the best part of a run.
+
+def faked(name, sanitize, flavour="", without=()):
+    """The contract natively: much of it is waiting, so all of these at once."""
+    return Session(name, ("simple", "contract") if flavour else ("contract",), minutes=25,
+                   sanitize=sanitize, flavour=flavour, scale=0.05, fake=True,
+                   without=NOT_FAKED + without, beside=True, sleeps=True)
+
+
+# Two places: the longest first.
 SESSIONS = (
-    Session("native", ("build", "unit", "lab"), minutes=15),
-    # All long tests at their full size are too much for one run: VCHAN_TEST_SCALE=10.
-    Session("lab", ("kernel", "contract", "guest", "bench"), minutes=35, lab=True,
-            scale=0.1, beside=True),
-    Session("lab, ASan and UBSan", ("contract",), minutes=25, lab=True,
-            sanitize="address,undefined", scale=0.05, without=ELSEWHERE + THE_WIRE, beside=True),
-    Session("lab, TSan", ("contract",), minutes=25, lab=True,
-            sanitize="thread", scale=0.05, without=BARE + ELSEWHERE + THE_WIRE,
+    # All long tests at their full size are too much for one run: --long.
+    Session("lab", ("kernel", "contract", "guest", "hostile", "kill", "soak", "bench"),
+            minutes=40, lab=True, scale=0.1, beside=True),
+    Session("lab, simple", ("simple", "kernel", "contract", "guest", "hostile", "kill"),
+            minutes=40, lab=True, flavour="simple", scale=0.05, beside=True),
+    Session("native", ("build", "unit", "lab", "model", "fuzz", "lint"), minutes=25,
             beside=True),
-    Session("lab, simple", ("simple", "kernel", "contract", "guest"), minutes=30, lab=True,
-            flavour="simple", scale=0.05, beside=True),
     # Some of its versions count packets, and reset a connection of too many.
-    Session("lab, Linux 6.12", ("stall",), minutes=15, lab=True, kernel="6.12", beside=True,
-            sleeps=True),
+    Session("lab, Linux 6.12", ("stall", "kernel"), minutes=20, lab=True, kernel="6.12",
+            beside=True, sleeps=True),
+    Session("faults", ("fault",), minutes=20, scale=0.1, beside=True, sleeps=True),
+    faked("ASan and UBSan", ADDRESS),
+    faked("TSan", THREAD, without=BARE),
+    faked("ASan and UBSan, simple", ADDRESS, "simple"),
+    faked("TSan, simple", THREAD, "simple", without=BARE),
 )
+
+# With --long: what the default leaves out, and everything at ten times the size of "1".
+LONG = (
+    Session("lab, signals", ("contract",), minutes=60, lab=True, rain=True, scale=0.1),
+    Session("lab, signals, simple", ("contract",), minutes=60, lab=True, rain=True,
+            flavour="simple", scale=0.05),
+)
+LONG_SCALE, LONG_MINUTES = 10, 12
+# With --kernels: what each of them is to see.
+KERNELS = ("6.12",)
+
+
+def arranged(options):
+    """The sessions that are wanted."""
+    chosen = list(SESSIONS)
+    if "--kernels" in options:
+        chosen += [dataclasses.replace(
+            session, name=f"{session.name}, Linux {kernel}", kernel=kernel)
+            for kernel in KERNELS for session in SESSIONS if session.lab and not session.kernel]
+    if "--long" in options:
+        chosen = [dataclasses.replace(session, minutes=session.minutes * LONG_MINUTES,
+                                      scale=session.scale * LONG_SCALE)
+                  for session in chosen] + list(LONG)
+        os.environ["VCHAN_TEST_LONG"] = "1"
+    return chosen
+
 
 # Programs that the tests run kill themselves with these on purpose.
 DEADLY_SIGNALS = "handle_segv=0:handle_sigbus=0:handle_abort=0:handle_sigill=0:handle_sigfpe=0"
@@ -261,27 +301,40 @@ def compile_programs(total):
     with total.stage("test programs"):
         if (any(run(["env", f"VCHAN_LIB={ROOT / 'build' / name}", sys.executable, "-B",
                      TESTS / "programs.py"], 300) for name in sorted(libraries)) or
-                run(["make", "-s", "bench-program"], 300) != 0):
+                run(["make", "-s", "bench-program", FAKE], 300) != 0):
             total.fail("test programs", "they do not compile (see above)")
 
 
 def sanitizer_environment(session, out):
-    """The variables that bring a sanitizer into an ordinary python."""
+    """The variables that bring a sanitizer into an ordinary python, and its run-time."""
     if not session.sanitize:
-        return {}
+        return {}, []
     runtime, name, options = SANITIZERS[session.sanitize.split(",")[0]]
     path = subprocess.run(["gcc", f"-print-file-name={runtime}"], text=True, check=True,
                           stdout=subprocess.PIPE, timeout=30).stdout.strip()
     options = f"{options}:log_path={out}/sanitizer"
-    return {"LD_PRELOAD": os.path.realpath(path), name: options,
-            "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={out}/sanitizer"}
+    return {name: options, "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={out}/sanitizer"}, \
+        [os.path.realpath(path)]
+
+
+def preloads(session, out):
+    """The variables for all that comes before the C library."""
+    variables, libraries = sanitizer_environment(session, out)
+    if session.rain:
+        libraries.append(ROOT / "build" / "tests" / "rain.so")
+    if session.fake:
+        libraries.append(ROOT / FAKE)
+        variables["FAKE_VSOCK"] = f"{os.getpid()}-{session.name}"
+    if libraries:
+        variables["LD_PRELOAD"] = ":".join(map(str, libraries))
+    return variables
 
 
 def command(session, words, out):
     """The words that run the session's pytest where it belongs."""
     variables = {"PYTHONDONTWRITEBYTECODE": "1",
                  "VCHAN_LIB": ROOT / session.build / session.library,
-                 **sanitizer_environment(session, out)}
+                 **preloads(session, out)}
     if session.sanitize or session.flavour:
         # The plain wire has its plain peers; once more is for the ordinary build.
         variables["VCHAN_TEST_WIRES"] = "default"
@@ -479,14 +532,16 @@ def main(words):
         print(USAGE.format(sessions="; ".join(session.name for session in SESSIONS)))
         return 0
 
-    options, paths = split_words(words)
+    options, paths = split_words([word for word in words if word not in ("--long", "--kernels")])
+    sessions = arranged(words)
+    words = options + paths
     total = Sum()
     out = pathlib.Path(tempfile.mkdtemp(prefix="vchan-tests-"))
     plain_is_built = build(Session("build", (), 10), total)
     if plain_is_built and (TESTS / "programs.py").exists():
         compile_programs(total)
     beside = []
-    for number, session in enumerate(SESSIONS):
+    for number, session in enumerate(sessions):
         suites = chosen(session, paths)
         if not plain_is_built or not suites:
             continue

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """./run-tests adds up right: nothing that went wrong can look like success."""
 import ast
+import os
 import pathlib
 import re
 import subprocess
@@ -153,8 +154,9 @@ def test_sanitizer_runs_against_its_own_build():
 
 def test_every_suite_is_in_exactly_one_ordinary_session():
     planned = [suite for session in sessions.SESSIONS
-               if not session.sanitize and not session.flavour for suite in session.suites]
-    planned.append("simple")
+               if not session.sanitize and not session.flavour and not session.kernel
+               for suite in session.suites]
+    planned += ["simple", "stall"]
     there = {path.parent.name for path in sessions.TESTS.glob("*/test_*.py")}
     assert len(planned) == len(set(planned))
     assert there <= set(planned)
@@ -165,6 +167,33 @@ def test_what_every_user_relies_on_is_tested_with_both_flavours():
                         if suite in session.suites and not session.sanitize}
                 for suite in ("contract", "guest", "kernel")}
     assert all(found == {"", "simple"} for found in flavours.values()), flavours
+
+
+def test_long_does_ten_times_as_much_and_adds_the_rain_of_signals(monkeypatch):
+    monkeypatch.delenv("VCHAN_TEST_LONG", raising=False)
+    long = {session.name: session for session in sessions.arranged(["--long"])}
+    for session in sessions.SESSIONS:
+        assert long[session.name].scale == session.scale * 10
+        assert long[session.name].minutes > session.minutes
+    assert any(session.rain for session in long.values())
+    assert os.environ.pop("VCHAN_TEST_LONG") == "1"
+
+
+def test_kernels_does_the_suites_of_the_lab_on_each():
+    ordinary = {session.name for session in sessions.SESSIONS}
+    more = [session for session in sessions.arranged(["--kernels"])
+            if session.name not in ordinary]
+    assert {session.kernel for session in more} == set(sessions.KERNELS)
+    assert {suite for session in more for suite in session.suites} >= {"contract", "guest"}
+
+
+def test_fake_vsock_is_preloaded_behind_the_sanitizer(tmp_path):
+    session = sessions.Session("x y", ("contract",), 1, sanitize="address,undefined", fake=True)
+    variables = sessions.preloads(session, tmp_path)
+    runtime, fake = variables["LD_PRELOAD"].split(":")
+    assert "libasan" in runtime and fake.endswith(sessions.FAKE)
+    assert variables["FAKE_VSOCK"]
+    assert "LD_PRELOAD" not in sessions.preloads(sessions.Session("x", (), 1), tmp_path)
 
 
 def test_session_of_a_flavour_tests_that_library():
