@@ -56,7 +56,7 @@ static int read_number(struct config *c, const struct variable *v, const struct 
 
 	if (text && !parse_number(text, v->min, v->max, &value)) {
 		log_error(log, "%s='%.64s' is not a decimal number from %u to %u: %s",
-			  v->name, text, v->min, v->max, strerror(EINVAL));
+			  v->name, text, v->min, v->max, log_reason(EINVAL).text);
 		errno = EINVAL;
 		return -1;
 	}
@@ -75,7 +75,7 @@ static int read_word(const char *name, const char *const words[], size_t count, 
 	for (size_t i = 0; i < count; i++)
 		if (!strcmp(text, words[i]))
 			return (int)i;
-	log_error(log, "%s='%.64s' is not %s: %s", name, text, choices, strerror(EINVAL));
+	log_error(log, "%s='%.64s' is not %s: %s", name, text, choices, log_reason(EINVAL).text);
 	errno = EINVAL;
 	return -1;
 }

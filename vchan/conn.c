@@ -369,7 +369,7 @@ static short tell_who_asks(libvchan_t *h, struct conn_sleep *s)
 
 static void step_open(libvchan_t *h, struct conn_sleep *s)
 {
-	short events = 0;
+	int events = 0;
 
 	notice_end(h);
 	send_what_is_due(h, s);
@@ -390,7 +390,7 @@ static void step_open(libvchan_t *h, struct conn_sleep *s)
 			s->until = clock_now() + RETRY_SOON;
 	}
 	if (events)
-		conn_watch(s, h->sock, events);
+		conn_watch(s, h->sock, (short)events);
 }
 
 bool conn_has_work(libvchan_t *h, const struct conn_sleep *s)

@@ -50,7 +50,9 @@ static int control(libvchan_t *h, int op, int fd, short events)
 /* Input and the end of the connection are in the program's own epoll fd. */
 static short to_watch(const libvchan_t *h, const struct pollfd *p)
 {
-	return p->fd == h->sock ? p->events & POLLOUT : p->events;
+	if (p->fd == h->sock)
+		return (short)(p->events & POLLOUT);
+	return p->events;
 }
 
 static short events_of(const libvchan_t *h, const struct conn_sleep *s, int fd)

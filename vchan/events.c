@@ -53,7 +53,7 @@ static int meaning(const struct epoll_event *ev)
 	case DRIVER:
 		return EVENTS_DRIVER;
 	default:
-		return ev->events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR) ?
+		return (ev->events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) ?
 			EVENTS_INPUT | EVENTS_END : EVENTS_INPUT;
 	}
 }

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include <linux/vm_sockets.h>
 
@@ -70,7 +69,7 @@ static int find_address(libvchan_t *h, uint32_t peer, uint32_t port)
 	ret = address_port(loopback, h->config.port_base, h->server ? own : peer,
 			   h->server ? peer : own, port, &h->port, &why);
 	if (ret < 0) {
-		log_error(&h->log, "%s: %s", why, strerror(ERANGE));
+		log_error(&h->log, "%s: %s", why, log_reason(ERANGE).text);
 		errno = ERANGE;
 		return -1;
 	}
@@ -83,13 +82,13 @@ static int find_address(libvchan_t *h, uint32_t peer, uint32_t port)
 
 static int configure(libvchan_t *h, const char *call, int domain, int port)
 {
-	snprintf(h->log.name, sizeof h->log.name, "%s(domain %d, port %d)", call, domain,
-		 port);
+	(void)snprintf(h->log.name, sizeof h->log.name, "%s(domain %d, port %d)", call,
+		       domain, port);
 	if (config_read(&h->config, &h->log) < 0)
 		return -1;
 	if (domain < 0 || port < 0) {
 		log_error(&h->log, "the %s must not be negative: %s",
-			  domain < 0 ? "domain" : "port", strerror(EINVAL));
+			  domain < 0 ? "domain" : "port", log_reason(EINVAL).text);
 		errno = EINVAL;
 		return -1;
 	}

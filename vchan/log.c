@@ -127,7 +127,7 @@ struct reason log_reason(int err)
 	/* The GNU version, which may return a string of its own. */
 	const char *name = strerror_r(err, words, sizeof words);
 
-	snprintf(r.text, sizeof r.text, "%s%s%s", name, what ? ": " : "",
-		 what ? what : "");
+	(void)snprintf(r.text, sizeof r.text, "%s%s%s", name, what ? ": " : "",
+		       what ? what : "");
 	return r;
 }

@@ -31,7 +31,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <string.h>
 #include <time.h>
 
 #include <linux/vm_sockets.h>
@@ -546,7 +545,7 @@ static void attempt_failed(libvchan_t *h, int err)
 	close_socket(h, &h->attempt);
 	h->trying = false;
 	log_debug(&h->log, "attempt, %s wire: %s", h->attempted == FRAMED ? "framed" : "plain",
-		  strerror(err));
+		  log_reason(err).text);
 	if (h->plain >= 0) {
 		/* A server that has chosen another closes this one, too. */
 		h->settling = true;
@@ -610,9 +609,8 @@ static int open_attempt(libvchan_t *h)
 
 static void start_attempt(libvchan_t *h)
 {
-	if (open_attempt(h) < 0)
-		attempt_failed(h, errno);
-	else if (vsock_connect(h->attempt, h->peer_cid, port_of(h, h->attempted)) == 0)
+	if (open_attempt(h) == 0 &&
+	    vsock_connect(h->attempt, h->peer_cid, port_of(h, h->attempted)) == 0)
 		attempt_succeeded(h);
 	else if (errno == EINPROGRESS)
 		h->trying = true;

@@ -110,8 +110,8 @@ HOT void wire_deal_out(libvchan_t *h, char *data, size_t size, const void *got,
 void framed_unlock(libvchan_t *h);
 size_t framed_drain(libvchan_t *h);
 ssize_t framed_send(libvchan_t *h, const void *data, size_t size);
-/* Into `data`, as much as comes: the bytes of payload; 0: none now; -1: eof. */
-ssize_t framed_recv(libvchan_t *h, char *data, size_t size, bool wait);
+/* To `at`, as much as comes: the bytes of payload; 0: none now; -1: eof. */
+ssize_t framed_recv(libvchan_t *h, char *at, size_t room, bool wait);
 /* A small read, as wire_recv. */
 ssize_t framed_recv_near(libvchan_t *h, char *data, size_t size, bool wait);
 size_t framed_pull(libvchan_t *h, size_t most, bool wait);

@@ -401,7 +401,7 @@ static void end_input(libvchan_t *h)
 /* The peer breaks the rules. */
 static void cut_off(libvchan_t *h, const char *why)
 {
-	log_error(&h->log, "the peer %s: %s", why, strerror(EPROTO));
+	log_error(&h->log, "the peer %s: %s", why, log_reason(EPROTO).text);
 	atomic_store(&h->error, EPROTO);
 	end_input(h);
 	shutdown(h->sock, SHUT_RDWR);
