@@ -129,7 +129,7 @@ static void send_data(const struct demo *demo)
 		fail(demo, "sent checksum %016" PRIx64 ", the %s got %016" PRIx64,
 		     sum, machine(demo->peer), got);
 	tell(demo, "sent %u MiB in %.1f s (%.0f MiB/s); the %s got every byte",
-	     TOTAL / MIB, took, TOTAL / MIB / took, machine(demo->peer));
+	     TOTAL / MIB, took, (double)TOTAL / MIB / took, machine(demo->peer));
 }
 
 static void receive_data(const struct demo *demo)
@@ -213,7 +213,8 @@ int main(int argc, char **argv)
 {
 	struct demo demo = { 0 };
 
-	if (argc != 5 || (strcmp(argv[1], "serve") && strcmp(argv[1], "connect"))) {
+	if (argc != 5 ||
+	    (strcmp(argv[1], "serve") != 0 && strcmp(argv[1], "connect") != 0)) {
 		fprintf(stderr, "usage: vchan-demo serve|connect ME PEER PORT\n");
 		return 1;
 	}

@@ -557,7 +557,7 @@ static void do_spare_fds(char **arg)
 
     /* The fds below the lowest free one are all taken; fill no holes. */
     close(lowest);
-    limit(RLIMIT_NOFILE, (rlim_t)(lowest + atoi(arg[0])));
+    limit(RLIMIT_NOFILE, (rlim_t)lowest + (rlim_t)atoi(arg[0]));
 }
 
 static void do_all_fds(char **arg)
