@@ -93,6 +93,7 @@ help:
 	@echo 'make check       all tests, like ./run-tests'
 	@echo 'make bench       what the API costs over a plain socket; see bench/run'
 	@echo 'make unit        the unit tests, as programs in $(BUILD)/unit/'
+	@echo 'make lint        clang-tidy, gcc -fanalyzer and cppcheck on everything'
 	@echo 'make clean       remove what was built'
 	@echo
 	@echo 'CC=clang, SANITIZE=address,undefined or =thread, BUILD=directory,'
@@ -174,6 +175,45 @@ $(LIVES): $(FAULT_SOURCES) tests/fault/inject.h $(COMMON) $(FLAGS) \
 		$(BUILD)/vchan/driver_$(@F:lives-%=%).o $(CMOCKA) $(LDLIBS)
 
 fault-programs: $(LIVES)
+
+# What reads the code instead of running it (tests/lint), each with the flags of the
+# build.  A stamp means that the tool had nothing to say about that file.  clang-tidy
+# knows printf and its like, but not what fortifying makes of them.
+LIBRARY_C := $(SOURCES)
+PROGRAMS_C := $(sort $(wildcard bench/*.c demo/*.c tests/*/*.c))
+HEADERS := $(sort $(wildcard libvchan.h vchan/*.h bench/*.h tests/*/*.h))
+LINT := $(BUILD)/lint
+TIDY_RULES := .clang-tidy tests/.clang-tidy
+
+lint: tidy analyze cppcheck
+
+tidy: $(patsubst %.c,$(LINT)/%.tidy,$(LIBRARY_C) $(PROGRAMS_C))
+$(LINT)/%.tidy: %.c $(HEADERS) $(TIDY_RULES) $(FLAGS)
+	@mkdir -p $(@D)
+	$(say) TIDY $<
+	$(quiet)clang-tidy --quiet $< -- $(OUR_CPPFLAGS) -Itests $(OUR_CFLAGS) \
+		-U_FORTIFY_SOURCE 2>$@.log || { cat $@.log >&2; exit 1; }
+	$(quiet)touch $@
+
+# gcc's, whatever compiler is used otherwise.
+analyze: $(patsubst %.c,$(LINT)/%.analyze,$(LIBRARY_C))
+$(LINT)/%.analyze: %.c $(HEADERS) tests/lint/analyze $(FLAGS)
+	@mkdir -p $(@D)
+	$(say) ANALYZE $<
+	$(quiet)tests/lint/analyze $(OUR_CPPFLAGS) $(OUR_CFLAGS) -c -o $@.o $<
+	$(quiet)touch $@
+
+CPPCHECK_RULES := tests/lint/cppcheck.supp
+
+cppcheck: $(LINT)/cppcheck
+$(LINT)/cppcheck: $(LIBRARY_C) $(PROGRAMS_C) $(HEADERS) $(CPPCHECK_RULES) $(FLAGS)
+	@mkdir -p $(@D)
+	$(say) CPPCHECK
+	$(quiet)cppcheck --quiet --error-exitcode=1 --std=c11 \
+		--enable=warning,performance,portability,style,information \
+		--suppressions-list=$(CPPCHECK_RULES) $(OUR_CPPFLAGS) \
+		$(LIBRARY_C) $(PROGRAMS_C)
+	$(quiet)touch $@
 
 # The demo is a client like any other: the public header and -lvchan-vsock.
 $(BUILD)/demo/vchan-demo: demo/demo.c $(LIBRARIES) $(FLAGS)
@@ -269,8 +309,10 @@ clean:
 
 FORCE:
 
-.PHONY: all help unit fault-programs demo-program bench-program install uninstall demo check bench \
+.PHONY: all help unit demo-program bench-program install uninstall demo check bench \
 	clean FORCE
+.PHONY: fault-programs
+.PHONY: lint tidy analyze cppcheck
 .DELETE_ON_ERROR:
 
 -include $(addsuffix .d,$(SOURCES:%.c=$(BUILD)/%.o) $(UNITS) $(BUILD)/demo/vchan-demo)
