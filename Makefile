@@ -93,6 +93,7 @@ help:
 	@echo 'make check       all tests, like ./run-tests'
 	@echo 'make bench       what the API costs over a plain socket; see bench/run'
 	@echo 'make unit        the unit tests, as programs in $(BUILD)/unit/'
+	@echo 'make coverage    how much of vchan/ the tests on this machine execute'
 	@echo 'make lint        clang-tidy, gcc -fanalyzer and cppcheck on everything'
 	@echo 'make clean       remove what was built'
 	@echo
@@ -299,6 +300,10 @@ demo:
 check:
 	$(quiet)./run-tests
 
+coverage:
+	$(quiet)tests/setup tests
+	$(quiet)tests/coverage
+
 bench:
 	$(quiet)tests/setup bench
 	$(quiet)$(MAKE) -s bench-program
@@ -313,6 +318,7 @@ FORCE:
 	clean FORCE
 .PHONY: fault-programs
 .PHONY: lint tidy analyze cppcheck
+.PHONY: coverage
 .DELETE_ON_ERROR:
 
 -include $(addsuffix .d,$(SOURCES:%.c=$(BUILD)/%.o) $(UNITS) $(BUILD)/demo/vchan-demo)
