@@ -172,10 +172,8 @@ void conn_begin_to_use_fd(libvchan_t *h)
 
 static void notice_end(libvchan_t *h)
 {
-	struct pollfd p = { h->sock, POLLRDHUP, 0 };
-
 	if (handle_state(h) == CONNECTED &&
-	    (poll(&p, 1, 0) > 0 || atomic_load(&h->dead)))
+	    (vsock_has_ended(h->sock) || atomic_load(&h->dead)))
 		conn_ended(h, true);
 }
 
@@ -499,14 +497,19 @@ bool conn_take_in(libvchan_t *h)
 void conn_look(libvchan_t *h)
 {
 	struct pollfd p = { -1, POLLRDHUP, 0 };
+	int n;
 
 	if (handle_state(h) != CONNECTED)
 		return;
 	p.fd = h->sock;
 	if (h->framed && framed_owes_news(h) && !atomic_load(&h->dead))
 		p.events |= POLLIN;
-	if (poll(&p, 1, 0) <= 0)
+	n = poll(&p, 1, 0);
+	if (n == 0)
 		return;
+	if (n < 0)
+		p.revents = (short)((p.events & POLLIN) |
+				    (vsock_has_ended(h->sock) ? POLLRDHUP : 0));
 	if (p.revents & POLLIN)
 		conn_take_in(h);
 	if (p.revents & ~POLLIN)
@@ -534,7 +537,7 @@ static void await_kernel_room(libvchan_t *h)
 		return;
 	}
 	/* Without room and without a peer there is neither POLLOUT nor POLLHUP. */
-	if (poll(&p, 1, -1) > 0 && (p.revents & POLLRDHUP))
+	if (wake_poll(&p, 1, NULL, NULL) > 0 && (p.revents & POLLRDHUP))
 		conn_ended(h, true);
 }
 
@@ -554,6 +557,7 @@ static void await_peer_room(libvchan_t *h, size_t enough)
 {
 	/* Without an fd to be woken by, look again and again. */
 	bool can_wake = h->room_wake >= 0 || wake_open(&h->room_wake) == 0;
+	const struct timespec soon = { 0, CLOCK_MS };
 	struct pollfd p[2] = { { h->room_wake, POLLIN, 0 }, { h->sock, 0, 0 } };
 
 	atomic_store(&h->waiter, pthread_self());
@@ -563,7 +567,7 @@ static void await_peer_room(libvchan_t *h, size_t enough)
 	wire_ask(h);
 	p[1].events = room_events(h);
 	if (wire_room(h) < enough && handle_state(h) == CONNECTED &&
-	    poll(p, 2, atomic_load(&h->starved) || !can_wake ? 1 : -1) > 0) {
+	    wake_poll(p, 2, atomic_load(&h->starved) || !can_wake ? &soon : NULL, NULL) > 0) {
 		if (p[0].revents)
 			wake_clear(h->room_wake);
 		if (p[1].revents & POLLRDHUP)

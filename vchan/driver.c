@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "clock.h"
+#include "wake.h"
 
 static struct timespec time_left(int64_t until)
 {
@@ -19,10 +20,10 @@ static struct timespec time_left(int64_t until)
 	return t;
 }
 
-void driver_sleep(struct pollfd *fds, unsigned count, int64_t until, const sigset_t *mask)
+bool driver_sleep(struct pollfd *fds, unsigned count, int64_t until, const sigset_t *mask)
 {
 	struct timespec left, *limit = NULL;
-	int state;
+	int state, n;
 
 	if (until != CLOCK_NEVER) {
 		left = time_left(until);
@@ -32,8 +33,9 @@ void driver_sleep(struct pollfd *fds, unsigned count, int64_t until, const sigse
 		fds[i].revents = 0; /* so they stay when a signal comes */
 	/* Who is cancelled here would keep what he holds for good. */
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
-	ppoll(fds, count, limit, mask);
+	n = wake_poll(fds, count, limit, mask);
 	pthread_setcancelstate(state, &state);
+	return n >= 0;
 }
 
 void driver_run(libvchan_t *h, bool (*enough)(const libvchan_t *h))

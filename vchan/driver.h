@@ -61,6 +61,7 @@ bool driver_await_output(libvchan_t *h);
 
 /* Drive, in this thread, until it is enough, or conn_step says that it is all. */
 void driver_run(libvchan_t *h, bool (*enough)(const libvchan_t *h));
-void driver_sleep(struct pollfd *fds, unsigned count, int64_t until, const sigset_t *mask);
+/* False: interrupted, or the kernel did not look at them. */
+bool driver_sleep(struct pollfd *fds, unsigned count, int64_t until, const sigset_t *mask);
 
 #endif

@@ -375,7 +375,8 @@ bool driver_await_input(libvchan_t *h)
 	atomic_store(&h->input_sleeper, true);
 	driver_catch_up(h);
 	while (handle_state(h) == CONNECTED && !p[0].revents) {
-		driver_sleep(p, 2, CLOCK_NEVER, NULL);
+		if (!driver_sleep(p, 2, CLOCK_NEVER, NULL))
+			break;
 		if (p[1].revents)
 			drive_or_pause(h);
 	}
@@ -387,7 +388,7 @@ bool driver_await_output(libvchan_t *h)
 {
 	struct pollfd p = { h->sock, POLLOUT | POLLRDHUP, 0 };
 
-	if (poll(&p, 1, -1) > 0 && (p.revents & POLLRDHUP))
+	if (wake_poll(&p, 1, NULL, NULL) > 0 && (p.revents & POLLRDHUP))
 		conn_ended(h, true);
 	return false;
 }

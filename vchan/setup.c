@@ -113,14 +113,6 @@ bool setup_has_visitor(const libvchan_t *h)
 	return h->plain >= 0;
 }
 
-/* Still there?  What it has sent meanwhile is no matter, its end is. */
-static bool is_alive(int fd)
-{
-	struct pollfd p = { fd, POLLRDHUP, 0 };
-
-	return poll(&p, 1, 0) <= 0; /* it failed: not because of that one */
-}
-
 /* This one of our fds is the connection; all others are closed. */
 static void choose(libvchan_t *h, int *fd)
 {
@@ -674,7 +666,8 @@ static void settle(libvchan_t *h)
 	if (clock_now() < h->plain_until)
 		return;
 	h->settling = false;
-	if (is_alive(h->plain)) {
+	/* What it has sent meanwhile is no matter, its end is. */
+	if (!vsock_has_ended(h->plain)) {
 		choose(h, &h->plain);
 		return;
 	}

@@ -219,6 +219,19 @@ ssize_t vsock_peek(int fd)
 	return n;
 }
 
+bool vsock_has_ended(int fd)
+{
+	struct pollfd p = { fd, POLLRDHUP, 0 };
+	int n = poll(&p, 1, 0);
+	ssize_t got;
+
+	if (n >= 0)
+		return n > 0;
+	/* The kernel refuses to look (wake_poll); this sees it once all is read. */
+	got = vsock_peek(fd);
+	return got == 0 || (got < 0 && errno != EAGAIN);
+}
+
 ssize_t vsock_recv(int fd, void *to, size_t size, bool wait)
 {
 	ssize_t n;

@@ -52,5 +52,7 @@ ssize_t vsock_recv(int fd, void *to, size_t size, bool wait);
 ssize_t vsock_recv_pair(int fd, struct iovec to[2], bool wait);
 /* As recv(2) of one byte that stays, never blocking. */
 ssize_t vsock_peek(int fd);
+/* The peer sends nothing any more, whatever is unread. */
+bool vsock_has_ended(int fd);
 
 #endif

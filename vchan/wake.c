@@ -2,11 +2,14 @@
 #define _GNU_SOURCE
 #include "wake.h"
 
+#include <errno.h>
+
 #include <linux/futex.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "fd.h"
 #include "life.h"
 
@@ -36,6 +39,17 @@ void wake_clear(int fd)
 	if (read(fd, &count, sizeof count) < 0) {
 		/* EAGAIN: somebody else's wake-up was merged into it. */
 	}
+}
+
+int wake_poll(struct pollfd *fds, unsigned count, const struct timespec *limit,
+	      const sigset_t *mask)
+{
+	const struct timespec moment = { 0, CLOCK_MS };
+	int n = ppoll(fds, count, limit, mask);
+
+	if (n < 0 && errno != EINTR)
+		ppoll(NULL, 0, &moment, mask);
+	return n;
 }
 
 void wake_await_change(_Atomic int *word, int seen)

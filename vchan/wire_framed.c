@@ -34,6 +34,7 @@
 #include "clock.h"
 #include "driver.h"
 #include "vsock.h"
+#include "wake.h"
 #include "wire.h"
 
 /* Larger pieces gain nothing.  With its header a whole number of the kernel's
@@ -567,7 +568,7 @@ static ssize_t receive_unstopped(libvchan_t *h, char *at, size_t room, bool wait
 	signals_block(&saved);
 	n = receive_once(h, at, room, false);
 	if (n == 0 && wait && !h->eof) {
-		ppoll(&p, 1, NULL, &saved);
+		wake_poll(&p, 1, NULL, &saved);
 		n = receive_once(h, at, room, false);
 	}
 	signals_restore(&saved);

@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -1139,6 +1140,73 @@ static void fork_handlers_of_the_program_may_take_its_locks(void **state)
 	pthread_join(thread, NULL);
 }
 
+/* ---- a program that gives up its right to fds ---- */
+
+/* Where RLIMIT_NOFILE is below the number of fds, the kernel refuses to poll them. */
+static rlim_t limit_fds(rlim_t most)
+{
+	struct rlimit limit;
+	rlim_t before;
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	before = limit.rlim_cur;
+	limit.rlim_cur = most;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	return before;
+}
+
+static void streams_arrive_whole_where_nothing_can_be_polled(void **state)
+{
+	rlim_t before = limit_fds(0);
+
+	blocking_streams_both_ways_arrive_whole(state);
+	limit_fds(before);
+}
+
+static void framed_streams_arrive_whole_where_nothing_can_be_polled(void **state)
+{
+	streams_arrive_whole_where_nothing_can_be_polled(state);
+}
+
+static int64_t cpu_ms(void)
+{
+	struct timespec used;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+	return used.tv_sec * INT64_C(1000) + used.tv_nsec / 1000000;
+}
+
+static void *read_a_byte(void *arg)
+{
+	struct stream *s = arg;
+	char byte;
+
+	s->failed = libvchan_read(s->chan, &byte, 1) != 1;
+	return NULL;
+}
+
+/* A busy machine gives a thread that spins less than all of a processor. */
+static void nobody_spins_where_nothing_can_be_polled(void **state)
+{
+	struct ends *e = *state;
+	struct stream s = { .chan = e->a };
+	const struct timespec nap = { 0, 400000000 };
+	rlim_t before = limit_fds(0);
+	pthread_t reader = start(read_a_byte, &s);
+	int64_t used = cpu_ms();
+
+	nanosleep(&nap, NULL);
+	used = cpu_ms() - used;
+	plain_write(e->plain, "x", 1);
+	pthread_join(reader, NULL);
+	hang_up(e);
+	while (libvchan_is_open(e->a) == VCHAN_CONNECTED)
+		sched_yield();
+	limit_fds(before);
+	assert_false(s.failed);
+	assert_in_range(used, 0, 100);
+}
+
 /* ---- the same over the framed wire ---- */
 
 static void framed_blocking_streams_both_ways_arrive_whole(void **state)
@@ -1205,6 +1273,9 @@ static const struct CMUnitTest tests[] = {
 	PLAIN_TEST(wait_returns_although_another_thread_takes_the_data),
 	cmocka_unit_test(fds_are_above_the_standard_ones),
 	cmocka_unit_test(fork_handlers_of_the_program_may_take_its_locks),
+	TWO_TEST(streams_arrive_whole_where_nothing_can_be_polled),
+	FRAMED_TEST(framed_streams_arrive_whole_where_nothing_can_be_polled),
+	PLAIN_TEST(nobody_spins_where_nothing_can_be_polled),
 	FRAMED_TEST(framed_blocking_streams_both_ways_arrive_whole),
 	FRAMED_TEST(framed_non_blocking_stream_arrives_whole),
 	FRAMED_TEST(framed_round_trips_of_every_size_come_back_whole),
