@@ -232,19 +232,32 @@ bool vsock_has_ended(int fd)
 	return got == 0 || (got < 0 && errno != EAGAIN);
 }
 
+#define MEMORY_TRIES 16
+
+/* Unread bytes wait in the kernel while its memory is short, and nobody may take that
+ * for their end.  The ENOBUFS of a connection that was reset stays. */
+static bool may_try_again(int *tries)
+{
+	if (errno == ENOMEM || errno == ENOBUFS)
+		return ++*tries < MEMORY_TRIES;
+	return errno == EINTR;
+}
+
 ssize_t vsock_recv(int fd, void *to, size_t size, bool wait)
 {
+	int tries = 0;
 	ssize_t n;
 
 	do
 		n = RECV(fd, to, size, wait ? 0 : MSG_DONTWAIT);
-	while (n < 0 && errno == EINTR);
+	while (n < 0 && may_try_again(&tries));
 	return n;
 }
 
 ssize_t vsock_recv_pair(int fd, struct iovec to[2], bool wait)
 {
 	struct msghdr m;
+	int tries = 0;
 	ssize_t n;
 
 	memset(&m, 0, sizeof m);
@@ -252,6 +265,6 @@ ssize_t vsock_recv_pair(int fd, struct iovec to[2], bool wait)
 	m.msg_iovlen = 2;
 	do
 		n = RECVMSG(fd, &m, wait ? 0 : MSG_DONTWAIT);
-	while (n < 0 && errno == EINTR);
+	while (n < 0 && may_try_again(&tries));
 	return n;
 }

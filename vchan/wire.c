@@ -7,10 +7,14 @@
 
 #include "vsock.h"
 
+static bool is_short_of_memory(void)
+{
+	return errno == ENOBUFS || errno == ENOMEM;
+}
+
 ssize_t wire_not_sent(libvchan_t *h, ssize_t n)
 {
-	bool starved = n < 0 && (errno == ENOBUFS || errno == ENOMEM) &&
-		       handle_state(h) == CONNECTED;
+	bool starved = n < 0 && is_short_of_memory();
 
 	if (atomic_load(&h->starved) != starved)
 		atomic_store(&h->starved, starved);
@@ -63,7 +67,11 @@ ssize_t wire_not_received(libvchan_t *h, bool gone, ssize_t n)
 {
 	/* A peer that is gone has nothing on the way any more: all that it
 	 * sent is in the kernel before its end is. */
-	if (n < 0 && !gone && vsock_will_go_again(errno))
+	if (n < 0 && !gone && errno == EAGAIN)
+		return 0;
+	/* One that was reset says so for ever, and in the simple flavour nobody else
+	 * looks. */
+	if (n < 0 && !gone && is_short_of_memory() && !vsock_has_ended(h->sock))
 		return 0;
 	if (n < 0 && errno != EAGAIN)
 		log_info(&h->log, "receive: %s", log_reason(errno).text);
