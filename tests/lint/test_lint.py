@@ -96,11 +96,11 @@ def test_finds_a_bug(tree, file, old, new, tool, says):
 
 
 def test_analyzer_that_gives_up_is_noticed(tree):
-    """As it did in this file, with gcc's own limits."""
+    """As it does in most files with gcc's own limits, and here with the least patience."""
     need("analyze")
     script = tree / "tests/lint/analyze"
-    script.write_text(re.sub(r"-fanalyzer-call-summaries|--param \S+", "", script.read_text()))
-    done = make(f"{BUILD}/lint/vchan/driver_caller.analyze", cwd=tree)
+    script.write_text(re.sub(r"-factor=\d+", "-factor=0", script.read_text()))
+    done = make(f"{BUILD}/lint/vchan/io.analyze", cwd=tree)
     assert done.returncode != 0 and "bailed out early" in done.stdout
 
 
