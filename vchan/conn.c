@@ -436,6 +436,12 @@ void conn_data_came(libvchan_t *h)
 		conn_raise(h);
 }
 
+void conn_headers_came(libvchan_t *h)
+{
+	if (atomic_load(&h->waiting))
+		conn_raise(h);
+}
+
 bool conn_may_receive(libvchan_t *h)
 {
 	if (pthread_mutex_trylock(&h->reading) != 0)

@@ -69,6 +69,7 @@ void conn_await_room(libvchan_t *h, size_t enough);
 bool conn_may_receive(libvchan_t *h);
 void conn_data_came(libvchan_t *h);
 /* ... or only headers. */
+void conn_headers_came(libvchan_t *h);
 HOT void conn_something_came(libvchan_t *h, bool data)
 {
 	if (!data && !h->heard)
@@ -79,6 +80,8 @@ HOT void conn_something_came(libvchan_t *h, bool data)
 		atomic_store(&h->taken, true);
 	if (data)
 		conn_data_came(h);
+	else
+		conn_headers_came(h);
 }
 /* Somebody in another thread may want to know what comes behind the data. */
 HOT bool conn_awaits_news(const libvchan_t *h)

@@ -766,6 +766,25 @@ static void who_asks_before_many_headers_is_told(void **state)
 	pthread_join(reader, NULL);
 }
 
+/* A wait after a poll that said readable returns, although another thread has taken in
+ * what the poll saw just before the wait would sleep for it. */
+static void headers_that_another_thread_takes_in_end_a_wait(void **state)
+{
+	struct ends *e = *state;
+	int fd = libvchan_fd_for_select(e->a);
+
+	assert_int_equal(libvchan_wait(e->a), 0); /* connected */
+	assert_false(is_readable(fd, 0));
+	send_frame(e->sock, 0, false, false, 0);
+	assert_true(is_readable(fd, SOON_MS));
+	atomic_store(&e->a->waiting, true); /* as that wait's thread does */
+	assert_true(conn_take_in(e->a));
+	assert_true(is_readable(fd, 0));
+	atomic_store(&e->a->waiting, false);
+	assert_int_equal(libvchan_wait(e->a), 0);
+	assert_false(is_readable(fd, 0));
+}
+
 /* As when a handler's exit() has stopped the frame that holds it: the one that tells
  * of events. */
 static void close_waits_for_no_events_that_are_locked_for_good(void **state)
@@ -1069,6 +1088,7 @@ static const struct CMUnitTest tests[] = {
 	HAND_TEST(close_says_so),
 	BULK_TEST(one_call_takes_so_many_headers_and_no_more),
 	BULK_TEST(who_asks_before_many_headers_is_told),
+	HAND_TEST(headers_that_another_thread_takes_in_end_a_wait),
 	HAND_TEST(close_waits_for_no_events_that_are_locked_for_good),
 	HAND_TEST(close_waits_for_no_lock_that_is_held_for_good),
 	HAND_TEST(what_came_before_the_end_can_be_read),
