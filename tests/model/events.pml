@@ -14,7 +14,8 @@
  *
  * Stands for: events.c; libvchan_wait, take_in, libvchan_data_ready, ready, libvchan_read,
  * was_ready, read_some, receive, after_pulling, end_reading and tell_of_capped of io.c;
- * conn_begin_to_use_fd, conn_something_came, conn_data_came, conn_take_in, conn_stop_receiving,
+ * conn_begin_to_use_fd, conn_something_came, conn_data_came,
+ * conn_headers_came, conn_take_in, conn_stop_receiving,
  * conn_tell_of_more, conn_say_that_more_is and arm of conn.h and conn.c; wire_recv, wire_pull,
  * wire_pull_some and wire_note_rest of wire.c and wire_framed.c.
  *
@@ -44,9 +45,7 @@
 #ifdef FRAMED
 #define BYTES 2    /* that come */
 #define HEADERS 1  /* that come alone */
-#ifndef TAKE_INS
 #define TAKE_INS 1 /* how often the driver looks */
-#endif
 #define IN_SIZE 1
 #define MEMORY 2   /* of the read ring: a window */
 #else
@@ -142,6 +141,18 @@ inline conn_data_came()
 	fi
 }
 
+inline conn_headers_came()
+{
+#ifdef BREAK_HEARD_NO_WAITING
+	skip
+#else
+	if
+	:: waiting -> conn_raise()
+	:: else
+	fi
+#endif
+}
+
 /* n: the bytes that came. */
 inline conn_something_came()
 {
@@ -165,10 +176,7 @@ inline conn_something_came()
 #ifndef BREAK_WAITING_BEFORE_TAKEN
 		if
 		:: n > 0 -> conn_data_came()
-#ifndef BREAK_HEARD_NO_WAITING
-		:: n == 0 && waiting -> conn_raise()
-#endif
-		:: else
+		:: else -> conn_headers_came()
 		fi;
 #endif
 	fi
@@ -479,7 +487,7 @@ active proctype reader()
 
 /* ---- the others ---- */
 
-#ifdef FRAMED
+#if defined(FRAMED) && !defined(READER)
 /* The driver or a writer, who want room. */
 active proctype other()
 {
