@@ -26,7 +26,6 @@
  * bad: -DBREAK_FORGETS_WHO_ASKED
  * bad: -DBREAK_NO_SECOND_LOOK
  * bad: -DBREAK_NO_UNTOLD
- * bad: -DBREAK_DRIVER_DOES_NOT_ANSWER -DLARGE
  * bad: -DBREAK_ACKED_BEFORE_ASKED -DASKER
  */
 #include "common.pml"
@@ -251,12 +250,10 @@ end_asleep:
 		if
 		:: untold ->
 			receive();
-#ifndef BREAK_DRIVER_DOES_NOT_ANSWER
 			if
 			:: asked_us -> wire_acknowledge()
 			:: else
 			fi
-#endif
 		:: else
 		fi
 	od

@@ -16,15 +16,15 @@
  *
  * Left out: threads: what one of them does at a time is one step here (room.pml and due.pml
  * have the rest); clocks: the driver looks at some time; bytes: payload is counted in units,
- * of which the kernel takes one at a time; batches of packets: each is of one.
+ * of which the kernel takes one at a time.
  *
  * good: -DWRITES_A=4 -DREADS_B=4
  * good: -DWRITES_A=4 -DREADS_B=4 -DLARGE
- * good: -DWINDOW=4 -DWRITES_A=4 -DREADS_B=4 -DWRITES_B=4 -DREADS_A=4
+ * good: -DWINDOW=3 -DWRITES_A=3 -DREADS_B=3 -DWRITES_B=3 -DREADS_A=3
  * good: -DWINDOW=4 -DWRITES_A=5 -DREADS_B=1
  * good: -DWINDOW=4 -DWRITES_A=5 -DREADS_B=1 -DLARGE
  * good: -DWINDOW=4 -DPACKETS_MAX=2 -DWRITES_A=4 -DREADS_B=4 -DEXACTLY
- * good: -DWINDOW=4 -DPACKETS_MAX=2 -DWRITES_A=8 -DREADS_B=8 -DTWO_THREADS -DWRITES_B=4 -DREADS_A=4
+ * good: -DWINDOW=4 -DPACKETS_MAX=2 -DWRITES_A=4 -DREADS_B=4 -DTWO_THREADS -DWRITES_B=1 -DREADS_A=1
  * good: -DTWO_THREADS -DWINDOW=4 -DWRITES_A=6 -DREADS_B=2 -DWRITES_B=1 -DREADS_A=1
  * good: -DOVER -DWRITES_A=6 -DREADS_B=6 -DKERNEL=1
  * bad: -DBREAK_NO_ASK -DWINDOW=4 -DWRITES_A=5 -DREADS_B=1
@@ -33,7 +33,6 @@
  * bad: -DBREAK_WRITER_TAKES_NOTHING_IN -DWRITES_A=3 -DREADS_B=3
  * bad: -DBREAK_DRIVER_TAKES_NOTHING_IN -DOVER -DWRITES_A=4 -DREADS_B=4
  * bad: -DBREAK_NO_WINDOW -DOVER -DWRITES_A=4 -DREADS_B=4
- * bad: -DBREAK_FORGETS_WHO_ASKED -DTWO_THREADS -DWINDOW=4 -DWRITES_A=6 -DREADS_B=2 -DWRITES_B=1 -DREADS_A=1
  * bad: -DBREAK_NO_QUESTION -DWINDOW=4 -DPACKETS_MAX=2 -DWRITES_A=4 -DREADS_B=4 -DEXACTLY
  * bad: -DBREAK_NO_ANSWER -DWINDOW=4 -DPACKETS_MAX=2 -DWRITES_A=4 -DREADS_B=4 -DEXACTLY
  */
@@ -65,6 +64,8 @@
 #define AT_ONCE 1
 #endif
 
+#define MOST 8     /* units of payload, ever */
+
 #define WRITES(e) (e == 0 -> WRITES_A : WRITES_B)
 #define READS(e) (e == 0 -> READS_A : READS_B)
 
@@ -81,12 +82,11 @@ typedef end_ {
 	bool head_left, asked, counting, asked_us, untold;
 	bool due_ask, due_ack, due_ask_count, due_count;
 	bool stalled, blocked, done;
+	byte batch[MOST + 1];           /* packets, by the payload up to which they are */
 	/* The header of which head_left tells: */
 	mtype what; byte length; bool ask; byte number;
 };
 end_ end[2];
-/* The bytes up to which each packet that is under way belongs. */
-chan batches[2] = [PACKETS_MAX + 8] of { byte };
 
 #define E end[e]
 #define wire_unsent (E.out > 0 || E.head_left)
@@ -100,21 +100,20 @@ chan batches[2] = [PACKETS_MAX + 8] of { byte };
 
 /* All of these are parts of one step. */
 
-inline note_packet()
+inline count_packets()
 {
 	E.packets++;
-	batches[e]!E.announced
+	E.batch[E.announced]++
 }
 
 inline forget_packets()
 {
+	k = 0;
 	do
-	:: len(batches[e]) > 0 ->
-		batches[e]?<k>;
-		if
-		:: k <= E.taken || k <= E.acked -> batches[e]?k; E.packets--
-		:: else -> break
-		fi
+	:: k <= E.taken || k <= E.acked ->
+		E.packets = E.packets - E.batch[k];
+		E.batch[k] = 0;
+		k++
 	:: else -> break
 	od;
 	k = 0
@@ -125,7 +124,7 @@ inline send_pieces()
 {
 	E.stalled = false;
 	if
-	:: kernel_has_room -> note_packet()
+	:: kernel_has_room -> count_packets()
 	:: else
 	fi;
 	if
@@ -151,11 +150,7 @@ inline make_header(n)
 	E.due_ask = false; E.due_ack = false;
 	if
 	:: E.handed != E.told -> E.asked_us = false; E.told = E.handed
-#ifdef BREAK_FORGETS_WHO_ASKED
-	:: else -> E.asked_us = false
-#else
 	:: else
-#endif
 	fi;
 	E.number = E.handed;
 	E.head_left = true
@@ -220,6 +215,7 @@ inline allowed()
 inline begin_frame()
 {
 	E.announced = E.announced + n;
+	assert(E.announced - E.acked <= WINDOW);
 	make_header(n);
 	E.frame_left = n;
 	send_pieces()
