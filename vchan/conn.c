@@ -17,7 +17,8 @@
  * it in: a writer that blocks (conn_await_room), or the driver while something
  * is left in the write ring.  One thread at a time may receive.  Who finds
  * another one receiving sleeps without the socket; the other wakes it when
- * there is room, and when it leaves: then it is its turn to look.
+ * there is room, and when it leaves: then it is its turn to look
+ * (tests/model/room.pml).
  */
 #define _GNU_SOURCE
 #include "conn.h"
@@ -306,7 +307,7 @@ static int64_t longer(const libvchan_t *h)
 	return twice < most ? twice : most;
 }
 
-/* The peer is told.  Or is it? */
+/* The peer is told.  Or is it?  (tests/model/due.pml) */
 static bool stop_looking(libvchan_t *h)
 {
 	if (framed_owes_news(h) && !atomic_load(&h->dead))

@@ -108,7 +108,7 @@ HOT void conn_tell_of_more(libvchan_t *h)
 	if (atomic_load(&h->missed) || (atomic_load(&h->rest) && !atomic_load(&h->armed)))
 		conn_say_that_more_is(h);
 }
-/* Who could not receive meanwhile. */
+/* Who could not receive meanwhile (tests/model/room.pml). */
 void conn_let_others_in(libvchan_t *h);
 /* As conn_stop_receiving, but without an event for what is left in the socket. */
 HOT void conn_leave_socket(libvchan_t *h)

@@ -11,7 +11,8 @@
  *
  * The program may have two threads in calls.  One of them drives at a time:
  * `idle` says that nobody does, and who cannot drive leaves it to the other, who
- * looks again after unsetting it, as the thread does before it sleeps.
+ * looks again after unsetting it, as the thread does before it sleeps
+ * (tests/model/caller.pml).
  */
 #define _GNU_SOURCE
 #include "driver.h"

@@ -6,7 +6,7 @@
  * Nobody pays for waking it while it is awake, or soon will be (conn_sleep's
  * `patient`): else it sets `idle`, looks at the write ring again, then sleeps; a
  * writer puts into the ring, then looks at `idle`.  All four are sequentially
- * consistent, so one sees the other.
+ * consistent, so one sees the other (tests/model/idle.pml).
  */
 #include "driver.h"
 

@@ -13,7 +13,7 @@
  * is polled.  Data that somebody has taken from the socket makes the edge
  * vanish, which is right when a reader got it and wrong when it lies in the
  * read ring.  Whoever moves data into the ring and leaves it there therefore
- * raises the eventfd.
+ * raises the eventfd (tests/model/events.pml).
  *
  * Where the caller drives the connection a third member tells of work for it.
  *

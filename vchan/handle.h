@@ -23,6 +23,8 @@
  * signals blocked, and a writer that sends directly does so with the write
  * ring empty: there is never a byte of which nobody knows whether it went.
  *
+ * Who asks, who looks again and who wakes is modelled in tests/model, by these names.
+ *
  * States: see libvchan.h.  CONNECTING is a client's WAITING; FAILED, its end.
  *   WAITING -> CONNECTED -> DISCONNECTED, WAITING -> DISCONNECTED
  *   CONNECTING -> CONNECTED -> DISCONNECTED, CONNECTING -> FAILED

@@ -137,7 +137,7 @@ static size_t put(libvchan_t *h, const char *data, size_t size)
 }
 
 /* Somebody has seen so little: he is to be told of more.  What the peer says
- * of its room comes with its input. */
+ * of its room comes with its input (tests/model/room.pml). */
 static void want_more_than(libvchan_t *h, size_t room)
 {
 	atomic_store(&h->room_seen, room);
@@ -676,7 +676,7 @@ EXPORT int libvchan_wait(libvchan_t *h)
 	conn_use_fd(h);
 	end_streak(h);
 	/* "I am about to wait", then look: a reader in another thread sets
-	 * `taken` and then looks at `waiting`. */
+	 * `taken` and then looks at `waiting` (tests/model/events.pml). */
 	atomic_store(&h->waiting, true);
 	at_once = atomic_exchange(&h->taken, false);
 	if (handle_state(h) != DISCONNECTED)

@@ -24,7 +24,8 @@
  * where it is large and more reading will soon do it anyway.
  *
  * Who cannot send now because another thread is sending leaves a flag
- * (flow.due), which that thread looks at after unlocking.
+ * (flow.due), which that thread looks at after unlocking (tests/model/due.pml; the two ends
+ * together: tests/model/framed.pml).
  */
 #include <errno.h>
 #include <poll.h>
