@@ -26,6 +26,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "random.h"
+
 #define ARRAY_SIZE(array) (sizeof(array) / sizeof(*(array)))
 
 /* A call that fails with this errno. */
@@ -35,36 +37,6 @@
 		assert_int_equal((call), (value));    \
 		assert_int_equal(errno, (error));     \
 	} while (0)
-
-struct random {
-	uint64_t state;
-};
-
-static inline uint64_t random_next(struct random *r)
-{
-	r->state ^= r->state << 13;
-	r->state ^= r->state >> 7;
-	r->state ^= r->state << 17;
-	return r->state;
-}
-
-/* From 0 to limit - 1. */
-static inline uint64_t random_below(struct random *r, uint64_t limit)
-{
-	return random_next(r) % limit;
-}
-
-/* Sizes of every order of magnitude up to `most` are equally likely. */
-static inline size_t random_size(struct random *r, size_t most)
-{
-	unsigned bits = 0;
-	size_t size;
-
-	while (most >> bits)
-		bits++;
-	size = (size_t)(random_next(r) & ((UINT64_C(1) << random_below(r, bits + 1)) - 1));
-	return size > most ? most : size;
-}
 
 /* A new sequence for each run; it is printed, so that it can be repeated. */
 static inline struct random random_start(void)
