@@ -403,7 +403,8 @@ bool conn_has_work(libvchan_t *h, const struct conn_sleep *s)
 	return wire_unsent(h) && !s->busy && !(atomic_load(&h->blocked) && s->for_ack);
 }
 
-void conn_flush(libvchan_t *h)
+/* `tell`: as conn_ended. */
+static void flush(libvchan_t *h, bool tell)
 {
 	sigset_t saved;
 
@@ -418,6 +419,11 @@ void conn_flush(libvchan_t *h)
 		driver_kick(h);
 }
 
+void conn_flush(libvchan_t *h)
+{
+	flush(h, true);
+}
+
 /* ---- receiving, by whoever does ---- */
 
 void conn_use_room(libvchan_t *h, bool tell)
@@ -425,7 +431,7 @@ void conn_use_room(libvchan_t *h, bool tell)
 	if (!atomic_exchange(&h->flow.made_room, false))
 		return;
 	if (wire_unsent(h))
-		conn_flush(h);
+		flush(h, tell);
 	if (has_room_news(h) && tell)
 		conn_raise(h);
 	wake_writer(h);

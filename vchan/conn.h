@@ -93,11 +93,12 @@ HOT void conn_received(libvchan_t *h, bool tell)
 {
 	if (!h->framed)
 		return;
-	if (framed_has_to_tell(&h->flow))
-		framed_tell(h);
+	/* In this order: what goes now tells the peer, too. */
 	if (atomic_load(&h->flow.made_room) &&
 	    (wire_unsent(h) || atomic_load(&h->want_room) || atomic_load(&h->writer_waits)))
 		conn_use_room(h, tell);
+	if (framed_has_to_tell(&h->flow))
+		framed_tell(h);
 }
 /* When the socket was not emptied, or a wait in another thread could not take in what
  * it was told of, the socket may hold data of which no edge will tell: this says so

@@ -583,6 +583,24 @@ static void who_is_short_of_room_asks(void **state)
 	assert_space_becomes(e->a, RING - 70);
 }
 
+/* The wait itself finds the room, and what waited for it goes. */
+static void room_that_a_wait_has_found_is_no_event_after_it(void **state)
+{
+	struct ends *e = *state;
+
+	if (driver_attends)
+		return; /* it may find it just then */
+	libvchan_set_blocking(e->a, false);
+	assert_int_equal(libvchan_send(e->a, some, RING + 904), RING + 904);
+	assert_int_equal(libvchan_buffer_space(e->a), 0);
+	while (is_readable(libvchan_fd_for_select(e->a), 0))
+		libvchan_wait(e->a);
+	send_frame(e->sock, 0, true, false, RING);
+	assert_int_equal(libvchan_wait(e->a), 0);
+	assert_false(is_readable(libvchan_fd_for_select(e->a), 0));
+	assert_int_equal(libvchan_buffer_space(e->a), RING - 904);
+}
+
 /* ---- packets ---- */
 
 static void unread_packets_are_bounded(void **state)
@@ -1080,6 +1098,7 @@ static const struct CMUnitTest tests[] = {
 	BULK_TEST(bulk_has_few_acknowledgements),
 	HAND_TEST(who_asks_is_told),
 	HAND_TEST(who_is_short_of_room_asks),
+	HAND_TEST(room_that_a_wait_has_found_is_no_event_after_it),
 	BULK_TEST(unread_packets_are_bounded),
 	HAND_TEST(what_gathers_goes_at_every_acknowledgement),
 	HAND_TEST(who_asks_for_the_count_is_told_at_once),
