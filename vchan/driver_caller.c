@@ -228,15 +228,30 @@ void driver_wake(libvchan_t *h)
 	drive(h);
 }
 
-void driver_catch_up(libvchan_t *h)
+/* The fd is readable for what is done now: the next wait returns all the same. */
+static void spare_the_next_wait(libvchan_t *h)
+{
+	struct pollfd p = { h->wake, POLLIN, 0 };
+
+	if (atomic_load(&h->has_watched) && poll(&p, 1, 0) > 0)
+		atomic_store(&h->taken, true);
+}
+
+static void catch_up(libvchan_t *h)
 {
 	enum state s = handle_state(h);
 
-	if (atomic_load(&h->orphan))
-		return;
 	/* What is watched but not unsent was sent by somebody who did not drive. */
 	if (s == WAITING || s == CONNECTING || wire_unsent(h) || atomic_load(&h->has_watched))
 		drive(h);
+}
+
+void driver_catch_up(libvchan_t *h)
+{
+	if (atomic_load(&h->orphan))
+		return;
+	spare_the_next_wait(h);
+	catch_up(h);
 }
 
 /* ---- its life ---- */
@@ -333,7 +348,7 @@ void driver_await_peer(libvchan_t *h)
 			wake_await_change(&h->handovers, seen);
 	}
 	atomic_fetch_sub(&h->successors, 1);
-	driver_catch_up(h);
+	catch_up(h);
 }
 
 static bool is_door_free(const libvchan_t *h)
@@ -346,7 +361,7 @@ static void let_in(libvchan_t *h)
 {
 	if (become_driver(h))
 		drive_on(h, is_door_free, clock_now() + AT_THE_DOOR);
-	driver_catch_up(h);
+	catch_up(h);
 }
 
 int driver_wait(libvchan_t *h, bool at_once)
@@ -358,7 +373,7 @@ int driver_wait(libvchan_t *h, bool at_once)
 	if (seen & EVENTS_DRIVER)
 		let_in(h);
 	else
-		driver_catch_up(h);
+		catch_up(h);
 	while (!at_once && !seen) {
 		seen = events_wait(&h->events, false);
 		if (!(seen & EVENTS_DRIVER))
@@ -374,7 +389,7 @@ bool driver_await_input(libvchan_t *h)
 	struct pollfd p[2] = { { h->sock, POLLIN | POLLRDHUP, 0 }, { h->wake, POLLIN, 0 } };
 
 	atomic_store(&h->input_sleeper, true);
-	driver_catch_up(h);
+	catch_up(h);
 	while (handle_state(h) == CONNECTED && !p[0].revents) {
 		if (!driver_sleep(p, 2, CLOCK_NEVER, NULL))
 			break;

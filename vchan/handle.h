@@ -155,7 +155,8 @@ struct libvchan {
 	                            * will, once it is used */
 	atomic_bool missed;        /* a wait in another thread could not look there */
 	atomic_bool capped;        /* data_ready told of less than there is */
-	atomic_bool taken;         /* data was received since the last wait */
+	atomic_bool taken;         /* data was received, or a driver's work done of which
+	                            * the fd told, since the last wait */
 	atomic_bool waiting;       /* a thread is in wait, or about to sleep there */
 
 	/* The writer's. */

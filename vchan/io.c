@@ -468,7 +468,7 @@ HOT bool was_ready(libvchan_t *h, void *data, size_t size)
 	/* Until it is finished a client's rings are the driver's. */
 	if (!h || !data || !atomic_load(&h->finished) || ring_fill(&h->in) < size ||
 	    atomic_load(&h->orphan) || atomic_load(&h->streak) || ring_fill(&h->out) ||
-	    size - 1 >= h->in_size)
+	    size - 1 >= h->in_size || (!driver_attends && atomic_load(&h->has_watched)))
 		return false;
 	ring_get(&h->in, data, size);
 	wire_handed(h, size);

@@ -503,6 +503,30 @@ static void room_makes_the_fd_readable_for_who_saw_too_little(void **state)
 	assert_true(libvchan_buffer_space(e->a) > 0);
 }
 
+/* What the fd told of, another call has done. */
+static void wait_after_a_ready_fd_returns_although_its_work_was_done(void **state)
+{
+	struct ends *e = *state;
+	static char data[1 << 20];
+	int fd = libvchan_fd_for_select(e->a);
+	struct pollfd p = { fd, POLLIN, 0 };
+	size_t written = 0;
+	int n;
+
+	settle(e->a);
+	libvchan_set_blocking(e->a, false);
+	while ((n = libvchan_write(e->a, data, RING / 4)) == RING / 4)
+		written += (size_t)n;
+	written += (size_t)n;
+	plain_read(e->plain, data, written - RING);
+	assert_int_equal(poll(&p, 1, SOON_MS), 1);
+	for (int i = 0; i < 3; i++)
+		libvchan_data_ready(e->a);
+	assert_int_equal(libvchan_buffer_space(e->a), RING);
+	assert_int_equal(libvchan_wait(e->a), 0);
+	assert_quiet(e->a);
+}
+
 static void *write_a_megabyte(void *arg)
 {
 	struct stream *s = arg;
@@ -1245,6 +1269,7 @@ static const struct CMUnitTest tests[] = {
 	PLAIN_TEST(wait_after_a_ready_fd_returns_although_the_data_was_read),
 	PLAIN_TEST(reader_of_exactly_what_is_ready_never_sleeps_for_ever),
 	PLAIN_TEST(room_makes_the_fd_readable_for_who_saw_too_little),
+	PLAIN_TEST(wait_after_a_ready_fd_returns_although_its_work_was_done),
 	PLAIN_TEST(room_wakes_a_blocked_writer),
 	PLAIN_TEST(what_buffer_space_promises_never_blocks),
 	PLAIN_TEST(data_ready_makes_progress_by_itself),

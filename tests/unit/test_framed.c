@@ -601,6 +601,34 @@ static void room_that_a_wait_has_found_is_no_event_after_it(void **state)
 	assert_int_equal(libvchan_buffer_space(e->a), RING - 904);
 }
 
+/* As when the kernel took none of a header: the read, which finds all it wants in the
+ * ring, sends it, and the fd is as quiet as if it had told of nothing. */
+static void wait_after_a_ready_fd_returns_although_a_read_did_its_work(void **state)
+{
+	struct ends *e = *state;
+	int fd = libvchan_fd_for_select(e->a), size = 1, sent = 0;
+
+	setsockopt(e->a->sock, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	send_frame(e->sock, RING, false, false, 0);
+	while (libvchan_data_ready(e->a) < RING)
+		;
+	while (!atomic_load(&e->a->flow.head_left)) {
+		send_count(e->sock, true, 0);
+		libvchan_data_ready(e->a);
+		assert_true(++sent < 1000);
+	}
+	while (is_readable(fd, 0))
+		libvchan_wait(e->a);
+	while (is_readable(e->sock, 0))
+		receive_header(e->sock);
+	if (driver_attends)
+		return; /* it sends it by itself */
+	assert_true(is_readable(fd, SOON_MS));
+	assert_int_equal(libvchan_read(e->a, into, 10), 10);
+	assert_int_equal(libvchan_read(e->a, into, 10), 10);
+	assert_int_equal(libvchan_wait(e->a), 0);
+}
+
 /* ---- packets ---- */
 
 static void unread_packets_are_bounded(void **state)
@@ -1099,6 +1127,7 @@ static const struct CMUnitTest tests[] = {
 	HAND_TEST(who_asks_is_told),
 	HAND_TEST(who_is_short_of_room_asks),
 	HAND_TEST(room_that_a_wait_has_found_is_no_event_after_it),
+	HAND_TEST(wait_after_a_ready_fd_returns_although_a_read_did_its_work),
 	BULK_TEST(unread_packets_are_bounded),
 	HAND_TEST(what_gathers_goes_at_every_acknowledgement),
 	HAND_TEST(who_asks_for_the_count_is_told_at_once),
