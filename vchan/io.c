@@ -146,11 +146,19 @@ static void want_more_than(libvchan_t *h, size_t room)
 		conn_take_in(h);
 }
 
+/* Nothing was sent, so that the kernel has not told whether the peer is gone. */
+static bool is_there(libvchan_t *h)
+{
+	if (!driver_attends)
+		conn_look(h);
+	return handle_state(h) != DISCONNECTED;
+}
+
 /* "I saw too little", then look again; true: there is enough now. */
 static bool ask_for_room(libvchan_t *h, size_t enough)
 {
 	want_more_than(h, wire_room(h));
-	return wire_room(h) >= enough;
+	return is_there(h) && wire_room(h) >= enough;
 }
 
 /* The kernel wakes this for room and for a peer that reads no more, but not
@@ -181,7 +189,7 @@ static ssize_t put_directly(libvchan_t *h, const char *data, size_t size, bool b
 		return n;
 	}
 	if (h->framed)
-		return n + (ssize_t)put(h, data + n, size - (size_t)n);
+		return n || is_there(h) ? n + (ssize_t)put(h, data + n, size - (size_t)n) : -1;
 	/* What no ring could hold waits in the kernel, not here. */
 	if (blocking && size - (size_t)n > h->out_size) {
 		ssize_t more = driver_await_output(h) ?
@@ -229,6 +237,12 @@ static bool is_gone(libvchan_t *h)
 	return handle_state(h) == DISCONNECTED;
 }
 
+/* What a write returns when it has done nothing. */
+static int nothing_fits(libvchan_t *h)
+{
+	return is_gone(h) ? fail(gone(h, EPIPE)) : 0;
+}
+
 /* A step of a non-blocking write has done nothing; true: another one may. */
 static bool may_go_on(libvchan_t *h)
 {
@@ -257,7 +271,7 @@ static int write_rest(libvchan_t *h, const char *data, size_t size, size_t done,
 		else if (n == 0 && !may_go_on(h))
 			break;
 	}
-	return (int)done;
+	return done ? (int)done : nothing_fits(h);
 }
 
 static int write_all(libvchan_t *h, const char *data, size_t size, bool blocking)
@@ -351,7 +365,7 @@ static int send_over(libvchan_t *h, const char *data, size_t size)
 	ssize_t n;
 
 	if (!await_room_for(h, h->out_size, false))
-		return 0;
+		return nothing_fits(h);
 	if (is_gone(h))
 		return fail(gone(h, EPIPE));
 	n = wire_send(h, data, size, false);
@@ -385,7 +399,7 @@ EXPORT int libvchan_send(libvchan_t *h, const void *data, size_t size)
 	if (size > h->out_size)
 		return send_over(h, data, size);
 	if (!await_room_for(h, size, blocking))
-		return 0;
+		return nothing_fits(h);
 	return write_all(h, data, size, blocking);
 }
 

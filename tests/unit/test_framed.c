@@ -883,6 +883,50 @@ static void what_came_before_the_end_can_be_read(void **state)
 	assert_errno(libvchan_write(e->a, &byte, 1), -1, EPIPE);
 }
 
+/* With nobody to look, the kernel tells a writer; here it is not asked. */
+static void assert_write_fails(struct ends *e, int (*write)(libvchan_t *, const void *, size_t))
+{
+	int n;
+
+	libvchan_set_blocking(e->a, false);
+	close(e->sock);
+	e->sock = -1;
+	while ((n = write(e->a, some, 1)) >= 0)
+		assert_true(driver_attends);
+	assert_int_equal(errno, EPIPE);
+}
+
+static void writes_without_room_show_the_end(void **state)
+{
+	struct ends *e = *state;
+
+	assert_int_equal(libvchan_write(e->a, some, RING), RING);
+	assert_int_equal(libvchan_buffer_space(e->a), 0);
+	assert_write_fails(e, libvchan_write);
+}
+
+static void sends_without_room_show_the_end(void **state)
+{
+	struct ends *e = *state;
+
+	assert_int_equal(libvchan_write(e->a, some, RING), RING);
+	assert_int_equal(libvchan_buffer_space(e->a), 0);
+	assert_write_fails(e, libvchan_send);
+}
+
+static void writes_beyond_the_packets_show_the_end(void **state)
+{
+	struct ends *e = *state;
+
+	e->a->flow.packets_max = 4;
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(libvchan_write(e->a, some, 1), 1);
+		libvchan_data_ready(e->a);
+	}
+	assert_int_equal(ring_fill(&e->a->out), 0);
+	assert_write_fails(e, libvchan_write);
+}
+
 static void death_amid_a_frame_delivers_what_came(void **state)
 {
 	struct ends *e = *state;
@@ -1140,6 +1184,9 @@ static const struct CMUnitTest tests[] = {
 	HAND_TEST(close_waits_for_no_events_that_are_locked_for_good),
 	HAND_TEST(close_waits_for_no_lock_that_is_held_for_good),
 	HAND_TEST(what_came_before_the_end_can_be_read),
+	HAND_TEST(writes_without_room_show_the_end),
+	HAND_TEST(sends_without_room_show_the_end),
+	HAND_TEST(writes_beyond_the_packets_show_the_end),
 	HAND_TEST(death_amid_a_frame_delivers_what_came),
 	HOSTILE_TEST(acknowledging_what_was_not_sent_is_eproto),
 	HOSTILE_TEST(more_than_the_window_is_eproto),
