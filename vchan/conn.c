@@ -181,6 +181,8 @@ static void notice_end(libvchan_t *h)
 /* Somebody had seen too little room, and now there is more. */
 static bool has_room_news(libvchan_t *h)
 {
+	if (handle_state(h) == DISCONNECTED)
+		return false; /* nobody can use it */
 	return atomic_load(&h->want_room) && wire_room(h) > atomic_load(&h->room_seen) &&
 	       atomic_exchange(&h->want_room, false);
 }

@@ -1144,6 +1144,23 @@ static void *open_and_close_under_the_lock(void *stop)
 	return NULL;
 }
 
+/* What was written before a half-close still goes, but is no news. */
+static void end_is_the_last_event_although_room_comes(void **state)
+{
+	struct ends *e = *state;
+	size_t written = fill_up(e->a);
+	static char data[1 << 20];
+
+	shutdown(e->plain, SHUT_WR);
+	settle(e->a);
+	plain_read(e->plain, data, written - RING);
+	while (ring_fill(&e->a->out)) {
+		assert_int_equal(libvchan_is_open(e->a), VCHAN_DISCONNECTED);
+		usleep(1000);
+	}
+	assert_quiet(e->a);
+}
+
 static void fork_handlers_of_the_program_may_take_its_locks(void **state)
 {
 	atomic_bool stop = false;
@@ -1301,6 +1318,7 @@ static const struct CMUnitTest tests[] = {
 	TWO_TEST(streams_arrive_whole_where_nothing_can_be_polled),
 	FRAMED_TEST(framed_streams_arrive_whole_where_nothing_can_be_polled),
 	PLAIN_TEST(nobody_spins_where_nothing_can_be_polled),
+	PLAIN_TEST(end_is_the_last_event_although_room_comes),
 	FRAMED_TEST(framed_blocking_streams_both_ways_arrive_whole),
 	FRAMED_TEST(framed_non_blocking_stream_arrives_whole),
 	FRAMED_TEST(framed_round_trips_of_every_size_come_back_whole),
