@@ -414,8 +414,8 @@ static void flush(libvchan_t *h, bool tell)
 	drain(h);
 	signals_restore(&saved);
 	if (atomic_load(&h->dead))
-		conn_ended(h, true);
-	if (has_room_news(h))
+		conn_ended(h, tell);
+	if (has_room_news(h) && tell)
 		conn_raise(h);
 	if (wire_unsent(h))
 		driver_kick(h);
@@ -627,20 +627,24 @@ static bool lingers(libvchan_t *h, struct conn_sleep *s)
 bool conn_step(libvchan_t *h, struct conn_sleep *s)
 {
 	enum state before;
+	bool closing;
 
 	do {
 		before = handle_state(h);
+		/* One that begins meanwhile is for the next step: this one has perhaps let
+		 * small writes gather. */
+		closing = atomic_load(&h->closing);
 		s->count = 0;
 		s->until = CLOCK_NEVER;
 		s->patient = s->busy = s->for_input = s->for_ack = false;
-		if (before == WAITING && !atomic_load(&h->closing))
+		if (before == WAITING && !closing)
 			setup_step_waiting(h, s);
-		else if (before == CONNECTING && !atomic_load(&h->closing))
+		else if (before == CONNECTING && !closing)
 			setup_step_connecting(h, s);
 		else if (before == CONNECTED || before == DISCONNECTED)
 			step_open(h, s);
 	} while (handle_state(h) != before);
-	if (!atomic_load(&h->closing) || lingers(h, s))
+	if (!closing || lingers(h, s))
 		return true;
 	wire_end(h);
 	return false;

@@ -828,6 +828,30 @@ static void close_waits_no_longer_than_the_linger_time(void **state)
 	close(fds[1]);
 }
 
+/* The thread may just have left small writes to gather when the close begins. */
+static void close_that_may_not_wait_sends_what_the_kernel_takes(void **state)
+{
+	struct random r = random_start();
+	char data[100];
+
+	setup_environment(state);
+	setenv("VCHAN_VSOCK_LINGER_MS", "0", 1);
+	for (int i = 0; i < 3000; i++) {
+		int fds[2], n = 6 + i % 40;
+		libvchan_t *chan;
+
+		make_pair(fds);
+		chan = adopt(fds[0], RING, false);
+		for (int k = 0; k < n; k++)
+			assert_int_equal(libvchan_write(chan, "x", 1), 1);
+		for (uint64_t k = random_below(&r, 4000); k > 0; k--)
+			atomic_load(&chan->idle);
+		libvchan_close(chan);
+		assert_int_equal(recv(fds[1], data, sizeof(data), MSG_WAITALL), n);
+		close(fds[1]);
+	}
+}
+
 static void thousand_handles_leave_nothing_behind(void **state)
 {
 	int fds_before = 0, mappings_before = 0, threads_before = 0;
@@ -1304,6 +1328,7 @@ static const struct CMUnitTest tests[] = {
 	PLAIN_TEST(end_wakes_a_blocked_writer),
 	PLAIN_TEST(close_delivers_what_was_written),
 	cmocka_unit_test(close_waits_no_longer_than_the_linger_time),
+	cmocka_unit_test(close_that_may_not_wait_sends_what_the_kernel_takes),
 	cmocka_unit_test(thousand_handles_leave_nothing_behind),
 	PLAIN_TEST(forked_child_has_dead_copies_and_the_parent_notices_nothing),
 	PLAIN_TEST(forked_child_can_open_channels_of_its_own),
