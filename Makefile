@@ -95,6 +95,8 @@ help:
 	@echo 'make unit        the unit tests, as programs in $(BUILD)/unit/'
 	@echo 'make coverage    how much of vchan/ the tests on this machine execute'
 	@echo 'make lint        clang-tidy, gcc -fanalyzer and cppcheck on everything'
+
+	@echo 'make fuzz        all fuzzers, FUZZ_SECONDS and FUZZ_STEPS each; wants clang'
 	@echo 'make clean       remove what was built'
 	@echo
 	@echo 'CC=clang, SANITIZE=address,undefined or =thread, BUILD=directory,'
@@ -144,6 +146,13 @@ $(BUILD)/unit/$(DRIVER_$(1))/%: tests/unit/%.c $(call objects,$(1)) $(FLAGS)
 	@mkdir -p $$(@D)
 	$$(say) UNIT $$@
 	$$(quiet)$$(COMPILE) $$(DEPENDS) $$(LDFLAGS) -o $$@ $$< $(call objects,$(1)) $$(CMOCKA) $$(LDLIBS)
+
+# So do the fuzzers.
+$(BUILD)/fuzz/$(DRIVER_$(1))/%: tests/fuzz/%.c tests/fuzz/calls.c $(call objects,$(1)) $(FLAGS)
+	@mkdir -p $$(@D)
+	$$(say) FUZZ $$@
+	$$(quiet)$$(COMPILE) $$(DEPENDS) $$(LDFLAGS) $$(FUZZER) -o $$@ $$< tests/fuzz/calls.c \
+		-Wl,--wrap=syscall $(call objects,$(1)) $$(LDLIBS)
 endef
 $(foreach f,$(FLAVOURS),$(eval $(call FLAVOUR,$(f))))
 
@@ -215,6 +224,26 @@ $(LINT)/cppcheck: $(LIBRARY_C) $(PROGRAMS_C) $(HEADERS) $(CPPCHECK_RULES) $(FLAG
 		--suppressions-list=$(CPPCHECK_RULES) $(OUR_CPPFLAGS) \
 		$(LIBRARY_C) $(PROGRAMS_C)
 	$(quiet)touch $@
+
+# Those named fuzz_* are libFuzzer's, which is clang's; their objects count what is
+# covered, so they have a directory of their own.
+fuzzers_of  = $(foreach d,thread caller,$(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/$(d)/%,$(1)))
+FUZZERS    := $(call fuzzers_of,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+ENGINES    := $(call fuzzers_of,tests/fuzz/engine.c)
+FUZZ_BUILD ?= build-fuzz
+$(FUZZERS): FUZZER = -fsanitize=fuzzer
+
+fuzzers: $(FUZZERS) $(ENGINES)
+
+fuzz-programs:
+	$(quiet)$(MAKE) CC=clang BUILD=$(FUZZ_BUILD) SANITIZE=address,undefined \
+		CFLAGS='$(CFLAGS) -fsanitize=fuzzer-no-link' fuzzers
+
+# So long each of libFuzzer's, and so many steps for each flavour and wire.
+FUZZ_SECONDS ?= 300
+FUZZ_STEPS   ?= 2000000
+fuzz: fuzz-programs
+	$(quiet)tests/fuzz/run $(FUZZ_BUILD) $(FUZZ_SECONDS) $(FUZZ_STEPS)
 
 # The demo is a client like any other: the public header and -lvchan-vsock.
 $(BUILD)/demo/vchan-demo: demo/demo.c $(LIBRARIES) $(FLAGS)
@@ -314,11 +343,11 @@ clean:
 
 FORCE:
 
-.PHONY: all help unit demo-program bench-program install uninstall demo check bench \
+.PHONY: all help unit fuzzers fuzz-programs fuzz demo-program bench-program install uninstall demo check bench \
 	clean FORCE
 .PHONY: fault-programs
 .PHONY: lint tidy analyze cppcheck
 .PHONY: coverage
 .DELETE_ON_ERROR:
 
--include $(addsuffix .d,$(SOURCES:%.c=$(BUILD)/%.o) $(UNITS) $(BUILD)/demo/vchan-demo)
+-include $(addsuffix .d,$(SOURCES:%.c=$(BUILD)/%.o) $(UNITS) $(FUZZERS) $(ENGINES) $(BUILD)/demo/vchan-demo)
