@@ -121,6 +121,48 @@ class FramedPeer:
         return bytes(data)
 
 
+# --- one of ours and its peer --------------------------------------------------
+
+def meet_server(read_ring=vchan.PAGE, write_ring=vchan.PAGE, **fields):
+    """A server of ours with these rings, and a peer that has heard its hello."""
+    address = vchan.Address.fresh()
+    server = address.open_server(read_ring, write_ring)
+    return server, be_client_of(address, server, **fields)
+
+
+def be_client_of(address, server, **fields):
+    """A peer that is the connection of a server that waits."""
+    peer = FramedPeer.connect(address)
+    peer.hello(**fields)
+    peer.heard = peer.hear_hello()
+    vchan.until(lambda: server.is_open == vchan.CONNECTED)
+    return peer
+
+
+def be_server_of(connecting, listener, read_ring=vchan.PAGE, write_ring=vchan.PAGE, **fields):
+    """The client of ours that is connecting, and its peer.  The rings are ours."""
+    peer = FramedPeer.accept(listener)
+    peer.heard = peer.hear_hello()
+    peer.hello(read_ring=write_ring, write_ring=read_ring, **fields)
+    return connecting.result(), peer
+
+
+def meet_client(read_ring=vchan.PAGE, write_ring=vchan.PAGE, **fields):
+    """A client of ours, which gets these rings, and the peer that serves it."""
+    address = vchan.Address.fresh()
+    with FramedPeer.listen(address) as listener:
+        return be_server_of(vchan.Task(address.open_client), listener, read_ring, write_ring,
+                            **fields)
+
+
+def meet(role, read_ring=vchan.PAGE, write_ring=vchan.PAGE, **fields):
+    """One of ours with these rings, and its peer."""
+    meeting = meet_server if role == "server" else meet_client
+    return meeting(read_ring, write_ring, **fields)
+
+
+# --- the document ---------------------------------------------------------------
+
 def documented_bytes():
     """The hex dumps of docs/wire.md: (client to server, server to client)."""
     text = (vchan.ROOT / "docs" / "wire.md").read_text()

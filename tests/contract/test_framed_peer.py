@@ -6,7 +6,8 @@ import pytest
 
 import vchan
 from framed_peer import (ASK, BUFFER, COUNT, END, HELLO, LENGTH, FramedPeer, Hello,
-                         documented_bytes, header)
+                         be_client_of, be_server_of, documented_bytes, header, meet,
+                         meet_client, meet_server)
 from puppet import Puppet
 from vchan import CONNECTED, DISCONNECTED, PAGE, WAITING, Address, Task, pattern, until
 
@@ -29,44 +30,6 @@ def raw_sockets_are_the_peers():
 def role(request):
     """Which end is ours."""
     return request.param
-
-
-def meet_server(read_ring=PAGE, write_ring=PAGE, **fields):
-    """A server of ours with these rings, and a peer that has heard its hello."""
-    address = Address.fresh()
-    server = address.open_server(read_ring, write_ring)
-    return server, be_client_of(address, server, **fields)
-
-
-def be_client_of(address, server, **fields):
-    """A peer that is the connection of a server that waits."""
-    peer = FramedPeer.connect(address)
-    peer.hello(**fields)
-    peer.heard = peer.hear_hello()
-    until(lambda: server.is_open == CONNECTED)
-    return peer
-
-
-def be_server_of(connecting, listener, read_ring=PAGE, write_ring=PAGE, **fields):
-    """The client of ours that is connecting, and its peer.  The rings are ours."""
-    peer = FramedPeer.accept(listener)
-    peer.heard = peer.hear_hello()
-    peer.hello(read_ring=write_ring, write_ring=read_ring, **fields)
-    return connecting.result(), peer
-
-
-def meet_client(read_ring=PAGE, write_ring=PAGE, **fields):
-    """A client of ours, which gets these rings, and the peer that serves it."""
-    address = Address.fresh()
-    with FramedPeer.listen(address) as listener:
-        return be_server_of(Task(address.open_client), listener, read_ring, write_ring,
-                            **fields)
-
-
-def meet(role, read_ring=PAGE, write_ring=PAGE, **fields):
-    """One of ours with these rings, and its peer."""
-    meeting = meet_server if role == "server" else meet_client
-    return meeting(read_ring, write_ring, **fields)
 
 
 def silent(peer):
