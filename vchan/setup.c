@@ -14,10 +14,21 @@
  * before anything else happens, so that a second client is refused and waits for
  * the next server.
  *
+ * Others may come faster than they can be turned away.  So after a number of them
+ * (CROWD) at a port nobody is let in there for a moment (REST): whoever is in
+ * already is heard, the other port is looked at, close is heard, and a crowd costs
+ * a part of a processor at most.  While it keeps the queues full, the right client
+ * finds a place in each attempt with the chance that any of the crowd has, and
+ * tries again until it does.  What nobody can help: users of the client's own
+ * machine, from whom nothing tells the client apart, may take its place, or all
+ * places of candidates for HELLO_WAIT each time, so that it is served late or
+ * never.
+ *
  * A client tries the framed port, then the plain one, each time with a fresh
  * socket.  When plain succeeds it tries framed once more, and keeps the plain
- * connection in case that fails; then it looks whether the server keeps it, too.
- * It pauses for 1 ms, 2, 4, up to 100 ms.
+ * connection in case that fails; then it looks whether the server keeps it, too,
+ * and meanwhile whether the framed port was only crowded.  It pauses for 1 ms, 2,
+ * 4, up to 100 ms.
  * Nobody listening (ECONNRESET) and a machine that does not answer yet
  * (ETIMEDOUT, from the kernel, after 2 s) mean: try again.  No such machine
  * (ENODEV) is believed after boot_wait_ms in a row.
@@ -53,6 +64,9 @@
 #define PLAIN_MOMENT (20 * CLOCK_MS)
 #define HELLO_WAIT (5 * CLOCK_S)
 #define BIND_TRIES 8
+#define CROWD 16
+#define REST (1 * CLOCK_MS)
+#define CROWDED_WAIT (1 * CLOCK_S)
 #define RETRY_FIRST (1 * CLOCK_MS)
 #define RETRY_MOST (100 * CLOCK_MS)
 #define PROBE_EVERY (2 * CLOCK_S)
@@ -232,27 +246,53 @@ static bool is_rightful(const libvchan_t *h, uint32_t cid)
 	       (h->own_cid && (cid == h->own_cid || cid == CID_LOCAL));
 }
 
-/* The next peer with the right CID, into *fd, and its port; -1: none, and errno
- * says why. */
-static int accept_one(libvchan_t *h, enum wire_kind kind, int *fd, uint32_t *port)
+/* Somebody could not stay. */
+static void count_turned_away(libvchan_t *h, enum wire_kind kind)
 {
+	int64_t now = clock_now();
+
+	if (++h->turned_away[kind] < CROWD)
+		return;
+	h->turned_away[kind] = 0;
+	h->rest_until[kind] = now + REST;
+	/* Its client may not get in over the framed wire. */
+	if (h->plain_until > now + CROWDED_WAIT)
+		h->plain_until = now + CROWDED_WAIT;
+}
+
+/* True: nobody is let in there for a moment. */
+static bool rests(const libvchan_t *h, enum wire_kind kind, struct conn_sleep *s)
+{
+	if (clock_now() >= h->rest_until[kind])
+		return false;
+	if (h->rest_until[kind] < s->until)
+		s->until = h->rest_until[kind];
+	return true;
+}
+
+enum visitor { NOBODY, STRANGER, RIGHTFUL };
+
+/* The first in the queue; a stranger is closed at once.  NOBODY: errno says why. */
+static enum visitor open_door(libvchan_t *h, enum wire_kind kind, int *fd, uint32_t *port)
+{
+	enum visitor who = NOBODY;
 	uint32_t cid = 0;
 	sigset_t saved;
-	bool stranger;
 
-	do {
-		life_enter(&saved);
-		*fd = vsock_accept(h->listeners[kind], &cid, port);
-		stranger = *fd >= 0 && !is_rightful(h, cid);
-		if (stranger)
-			life_close(fd);
-		else if (*fd >= 0 && kind == PLAIN)
-			let_go(h, &h->listeners[PLAIN]); /* a second would queue there */
-		life_leave(&saved);
-		if (stranger)
-			log_info(&h->log, "refused a connection from CID %u", cid);
-	} while (stranger);
-	return *fd < 0 ? -1 : 0;
+	life_enter(&saved);
+	*fd = vsock_accept(h->listeners[kind], &cid, port);
+	if (*fd >= 0)
+		who = is_rightful(h, cid) ? RIGHTFUL : STRANGER;
+	if (who == STRANGER)
+		life_close(fd);
+	else if (who == RIGHTFUL && kind == PLAIN)
+		let_go(h, &h->listeners[PLAIN]); /* a second would queue there */
+	life_leave(&saved);
+	if (who == STRANGER) {
+		log_info(&h->log, "refused a connection from CID %u, port %u", cid, *port);
+		count_turned_away(h, kind);
+	}
+	return who;
 }
 
 /* After accept has failed: what to sleep for. */
@@ -267,6 +307,19 @@ static void await_listener(libvchan_t *h, enum wire_kind kind, struct conn_sleep
 	log_info(&h->log, "accept: %s", log_reason(errno).text);
 	if (s->until > clock_now() + RETRY_MOST)
 		s->until = clock_now() + RETRY_MOST;
+}
+
+/* The next rightful peer, into *fd, and its port.  False: none now. */
+static bool accept_one(libvchan_t *h, enum wire_kind kind, int *fd, uint32_t *port,
+		       struct conn_sleep *s)
+{
+	enum visitor who = STRANGER;
+
+	while (who == STRANGER && !rests(h, kind, s))
+		who = open_door(h, kind, fd, port);
+	if (who == NOBODY)
+		await_listener(h, kind, s);
+	return who == RIGHTFUL;
 }
 
 static struct candidate *free_place(libvchan_t *h)
@@ -284,27 +337,24 @@ static void accept_candidates(libvchan_t *h, struct conn_sleep *s)
 
 	if (h->listeners[FRAMED] < 0)
 		return;
-	while ((c = free_place(h)) != NULL) {
-		if (accept_one(h, FRAMED, &c->fd, &port) < 0) {
-			await_listener(h, FRAMED, s);
-			return;
-		}
+	while ((c = free_place(h)) != NULL && accept_one(h, FRAMED, &c->fd, &port, s))
 		become_candidate(c, c->fd);
-	}
+}
+
+/* By the port that a plain connection comes from: will its client try framed, too? */
+static bool is_our_port(uint32_t port)
+{
+	return port - OUR_PORTS < OUR_PORTS_COUNT;
 }
 
 static void accept_plain(libvchan_t *h, struct conn_sleep *s)
 {
 	uint32_t port = 0;
 
-	if (h->listeners[PLAIN] < 0)
+	if (h->listeners[PLAIN] < 0 || !accept_one(h, PLAIN, &h->plain, &port, s))
 		return;
-	if (accept_one(h, PLAIN, &h->plain, &port) < 0) {
-		await_listener(h, PLAIN, s);
-		return;
-	}
 	h->plain_until = clock_now();
-	h->plain_is_ours = h->config.wire != WIRE_PLAIN && port - OUR_PORTS < OUR_PORTS_COUNT;
+	h->plain_is_ours = h->config.wire != WIRE_PLAIN && is_our_port(port);
 	if (h->plain_is_ours)
 		h->plain_until += HELLO_WAIT;
 	else if (h->config.wire != WIRE_PLAIN)
@@ -350,6 +400,7 @@ static bool hear_candidates(libvchan_t *h, struct conn_sleep *s, bool *any)
 		}
 		log_info(&h->log, "refused a peer on the framed port: %s", why);
 		close_socket(h, &c->fd);
+		count_turned_away(h, FRAMED);
 		s->until = 0; /* again: there may be others for his place */
 	}
 	return false;
@@ -423,6 +474,7 @@ static bool drop_plain(libvchan_t *h)
 	}
 	log_info(&h->log, "a client has left before it was connected");
 	close_socket(h, &h->plain);
+	count_turned_away(h, PLAIN);
 	return true;
 }
 
@@ -530,18 +582,34 @@ static void try_again(libvchan_t *h, int err)
 		h->retry_after = RETRY_MOST;
 }
 
+/* Framed has failed, plain is connected.  A server that has chosen another closes
+ * this one, too; until then its framed port may have been crowded, unless it was
+ * there. */
+static void settle_soon(libvchan_t *h, bool was_there)
+{
+	int64_t now = clock_now();
+
+	if (!h->settling) {
+		h->settling = true;
+		h->plain_until = now + PLAIN_MOMENT;
+		h->retry_after = RETRY_FIRST;
+	}
+	h->retry_at = was_there || now >= h->plain_until ? CLOCK_NEVER : now + h->retry_after;
+	h->retry_after *= 2;
+}
+
 /* No framed connection came of this; is there a plain one? */
 static void attempt_failed(libvchan_t *h, int err)
 {
+	bool heard = h->candidates[0].fd >= 0;
+
 	close_socket(h, &h->candidates[0].fd);
 	close_socket(h, &h->attempt);
 	h->trying = false;
 	log_debug(&h->log, "attempt, %s wire: %s", h->attempted == FRAMED ? "framed" : "plain",
 		  log_reason(err).text);
 	if (h->plain >= 0) {
-		/* A server that has chosen another closes this one, too. */
-		h->settling = true;
-		h->plain_until = clock_now() + PLAIN_MOMENT;
+		settle_soon(h, heard);
 		return;
 	}
 	if (h->attempted == FRAMED && h->config.wire == WIRE_AUTO && !timed_out(h, clock_now()) &&
@@ -660,10 +728,17 @@ static void meet_server(libvchan_t *h, struct candidate *c)
 	}
 }
 
-/* Framed has failed, plain is connected: is it still, after a moment? */
+/* Is the plain connection still there, after its moment? */
 static void settle(libvchan_t *h)
 {
-	if (clock_now() < h->plain_until)
+	int64_t now = clock_now();
+
+	/* When the moment is over, too, if nobody has looked before. */
+	if (now >= h->retry_at) {
+		start_attempt(h);
+		return;
+	}
+	if (now < h->plain_until)
 		return;
 	h->settling = false;
 	/* What it has sent meanwhile is no matter, its end is. */
@@ -717,10 +792,10 @@ void setup_step_connecting(libvchan_t *h, struct conn_sleep *s)
 		return;
 	if (h->trying)
 		conn_watch(s, h->attempt, POLLOUT);
-	else if (h->settling)
-		s->until = h->plain_until;
 	else if (h->candidates[0].fd >= 0)
 		s->until = 0; /* again: for its hello, and how long to wait for it */
+	else if (h->settling)
+		s->until = h->retry_at < h->plain_until ? h->retry_at : h->plain_until;
 	else if (h->retry_at < s->until)
 		s->until = h->retry_at;
 }

@@ -46,7 +46,7 @@ PROGRAMS = sorted(path.stem for path in HERE.glob("test_*.c"))
 # Who drives the connection, in the two flavours of the library; most programs test
 # what lies below that.
 DRIVERS = ("thread", "caller")
-DRIVEN = ("test_engine", "test_framed", "test_memory")
+DRIVEN = ("test_engine", "test_framed", "test_memory", "test_crowd")
 CASES = [(flavour, driver, program, name)
          for flavour in FLAVOURS for driver in DRIVERS for program in PROGRAMS
          if driver == DRIVERS[0] or program in DRIVEN
