@@ -16,6 +16,7 @@ PROGRAMS = {
     "no-vsock": vchan.ROOT / "tests" / "programs" / "no_vsock.c",
     "echo": vchan.ROOT / "tests" / "programs" / "echo.c",
     "stall": vchan.ROOT / "tests" / "programs" / "stall.c",
+    "flood": vchan.ROOT / "tests" / "programs" / "flood.c",
     "volume": vchan.ROOT / "tests" / "volume" / "volume.c",
 }
 OUTPUT = vchan.ROOT / "build" / ("tests-simple" if vchan.SIMPLE else "tests")
