@@ -25,6 +25,7 @@ static const struct variable variables[] = {
 	{ "VCHAN_VSOCK_LINGER_MS", FIELD(linger_ms), 10000, 0, MS_MAX },
 	{ "VCHAN_VSOCK_BOOT_WAIT_MS", FIELD(boot_wait_ms), 5000, 0, MS_MAX },
 	{ "VCHAN_VSOCK_CONNECT_TIMEOUT_MS", FIELD(connect_timeout_ms), 0, 0, MS_MAX },
+	{ "VCHAN_VSOCK_REQUIRE_PRIVILEGED", FIELD(require_privileged), 0, 0, 1 },
 };
 
 /* A CID of a machine: neither of the two that mean "any". */

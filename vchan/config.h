@@ -23,6 +23,7 @@ struct config {
 	uint32_t linger_ms;          /* VCHAN_VSOCK_LINGER_MS */
 	uint32_t boot_wait_ms;       /* VCHAN_VSOCK_BOOT_WAIT_MS */
 	uint32_t connect_timeout_ms; /* VCHAN_VSOCK_CONNECT_TIMEOUT_MS, 0: none */
+	uint32_t require_privileged; /* VCHAN_VSOCK_REQUIRE_PRIVILEGED, 0 or 1 */
 	enum log_level log;          /* VCHAN_VSOCK_LOG */
 	enum wire_choice wire;       /* VCHAN_VSOCK_WIRE */
 };

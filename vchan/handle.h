@@ -204,6 +204,7 @@ struct libvchan {
 	int64_t plain_until;       /* ns */
 	bool plain_is_ours;        /* a framed one will come */
 	bool settling;             /* a client's: for that, unless it ends until then */
+	bool unprivileged;         /* ... which may not take a port below 1024 */
 	unsigned turned_away[2];   /* at each listener: of the next crowd */
 	int64_t rest_until[2];     /* ns; nobody is let in there before */
 	int attempt;               /* CONNECTING: the socket to connect, or -1 */

@@ -2,7 +2,8 @@
 /*
  * A server listens from init on: on the framed port, then on the plain one, so
  * that a client that finds the plain port finds the framed one too.  Peers with
- * the right CID are admitted, others closed as they come.
+ * the right CID (and a privileged port, if that is required) are admitted, others
+ * closed as they come.
  *
  * Who comes to the framed port is a candidate until his hello is complete.  The
  * first complete one is answered and becomes the connection; the others, who
@@ -22,7 +23,7 @@
  * tries again until it does.  What nobody can help: users of the client's own
  * machine, from whom nothing tells the client apart, may take its place, or all
  * places of candidates for HELLO_WAIT each time, so that it is served late or
- * never.
+ * never.  Ports below 1024 do tell, where they are required.
  *
  * A client tries the framed port, then the plain one, each time with a fresh
  * socket.  When plain succeeds it tries framed once more, and keeps the plain
@@ -59,11 +60,16 @@
  * kernel hits one by chance in 1 of 65,536 cases, and then waits longer. */
 #define OUR_PORTS FRAMED_PORT
 #define OUR_PORTS_COUNT 0x10000u
+/* Those below belong to who is privileged; some of them mean the same. */
+#define ORDINARY_PORTS 1024u
+#define OUR_PRIVILEGED_PORTS 512u
+#define OUR_PRIVILEGED_COUNT 256u
 
 #define FRAMED_QUEUE 128
 #define PLAIN_MOMENT (20 * CLOCK_MS)
 #define HELLO_WAIT (5 * CLOCK_S)
 #define BIND_TRIES 8
+#define BIND_TRIES_PRIVILEGED 64 /* there are few, and each channel has one */
 #define CROWD 16
 #define REST (1 * CLOCK_MS)
 #define CROWDED_WAIT (1 * CLOCK_S)
@@ -246,6 +252,11 @@ static bool is_rightful(const libvchan_t *h, uint32_t cid)
 	       (h->own_cid && (cid == h->own_cid || cid == CID_LOCAL));
 }
 
+static bool is_privileged_enough(const libvchan_t *h, uint32_t port)
+{
+	return !h->config.require_privileged || port < ORDINARY_PORTS;
+}
+
 /* Somebody could not stay. */
 static void count_turned_away(libvchan_t *h, enum wire_kind kind)
 {
@@ -272,6 +283,11 @@ static bool rests(const libvchan_t *h, enum wire_kind kind, struct conn_sleep *s
 
 enum visitor { NOBODY, STRANGER, RIGHTFUL };
 
+static enum visitor recognize(const libvchan_t *h, uint32_t cid, uint32_t port)
+{
+	return is_rightful(h, cid) && is_privileged_enough(h, port) ? RIGHTFUL : STRANGER;
+}
+
 /* The first in the queue; a stranger is closed at once.  NOBODY: errno says why. */
 static enum visitor open_door(libvchan_t *h, enum wire_kind kind, int *fd, uint32_t *port)
 {
@@ -282,14 +298,15 @@ static enum visitor open_door(libvchan_t *h, enum wire_kind kind, int *fd, uint3
 	life_enter(&saved);
 	*fd = vsock_accept(h->listeners[kind], &cid, port);
 	if (*fd >= 0)
-		who = is_rightful(h, cid) ? RIGHTFUL : STRANGER;
+		who = recognize(h, cid, *port);
 	if (who == STRANGER)
 		life_close(fd);
 	else if (who == RIGHTFUL && kind == PLAIN)
 		let_go(h, &h->listeners[PLAIN]); /* a second would queue there */
 	life_leave(&saved);
 	if (who == STRANGER) {
-		log_info(&h->log, "refused a connection from CID %u, port %u", cid, *port);
+		log_info(&h->log, "refused a connection from CID %u, port %u%s", cid, *port,
+			 is_rightful(h, cid) ? ", which is not privileged" : "");
 		count_turned_away(h, kind);
 	}
 	return who;
@@ -344,7 +361,8 @@ static void accept_candidates(libvchan_t *h, struct conn_sleep *s)
 /* By the port that a plain connection comes from: will its client try framed, too? */
 static bool is_our_port(uint32_t port)
 {
-	return port - OUR_PORTS < OUR_PORTS_COUNT;
+	return port - OUR_PORTS < OUR_PORTS_COUNT ||
+	       port - OUR_PRIVILEGED_PORTS < OUR_PRIVILEGED_COUNT;
 }
 
 static void accept_plain(libvchan_t *h, struct conn_sleep *s)
@@ -646,24 +664,53 @@ static void attempt_succeeded(libvchan_t *h)
 	}
 }
 
-/* So that the server waits for our framed attempt.  When the ports are all taken
- * the kernel finds another, and the server waits PLAIN_MOMENT only. */
-static void take_our_port(int fd)
+/* 0, or why not; EADDRINUSE: all that were tried are taken. */
+static int take_port(int fd, uint32_t first, uint32_t count, int tries)
 {
-	for (int i = 0; i < BIND_TRIES; i++) {
-		uint32_t any = (uint32_t)clock_now() % OUR_PORTS_COUNT;
+	int err = EADDRINUSE;
 
-		if (vsock_bind(fd, OUR_PORTS + any) == 0 || errno != EADDRINUSE)
-			return;
-	}
+	while (err == EADDRINUSE && tries--)
+		err = vsock_bind(fd, first + (uint32_t)clock_now() % count) < 0 ? errno : 0;
+	return err;
+}
+
+/* All but port 0 and ours. */
+static int take_other_privileged_port(int fd)
+{
+	int err = take_port(fd, OUR_PRIVILEGED_PORTS + OUR_PRIVILEGED_COUNT,
+			    ORDINARY_PORTS - OUR_PRIVILEGED_PORTS - OUR_PRIVILEGED_COUNT,
+			    BIND_TRIES_PRIVILEGED);
+
+	return err == EADDRINUSE ?
+		take_port(fd, 1, OUR_PRIVILEGED_PORTS - 1, BIND_TRIES_PRIVILEGED) : err;
+}
+
+/* False: it comes from an ordinary port then. */
+static bool take_privileged_port(libvchan_t *h, bool ours)
+{
+	int err;
+
+	if (!h->config.require_privileged || h->unprivileged)
+		return false;
+	err = ours ? take_port(h->attempt, OUR_PRIVILEGED_PORTS, OUR_PRIVILEGED_COUNT,
+			       BIND_TRIES_PRIVILEGED) : take_other_privileged_port(h->attempt);
+	if (err)
+		log_info(&h->log, "no port below %u to connect from: %s", ORDINARY_PORTS,
+			 log_reason(err).text);
+	h->unprivileged = err && err != EADDRINUSE;
+	return !err;
 }
 
 static int open_attempt(libvchan_t *h)
 {
+	/* So that the server waits for our framed attempt.  When the ports are all
+	 * taken the kernel finds another, and the server waits PLAIN_MOMENT only. */
+	bool ours = h->attempted == PLAIN && h->config.wire == WIRE_AUTO;
+
 	if (h->attempt < 0 && open_socket(h, &h->attempt) < 0)
 		return -1;
-	if (h->attempted == PLAIN && h->config.wire == WIRE_AUTO)
-		take_our_port(h->attempt);
+	if (!take_privileged_port(h, ours) && ours)
+		take_port(h->attempt, OUR_PORTS, OUR_PORTS_COUNT, BIND_TRIES);
 	return 0;
 }
 

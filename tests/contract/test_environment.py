@@ -17,6 +17,7 @@ NUMBERS = ["VCHAN_DOMAIN", "VCHAN_VSOCK_PORT_BASE", "VCHAN_VSOCK_CLIENT_RING",
 RUBBISH = ["", "x", "12x", "-1", "+1", " 5", "5 ", "1e3", "0x10", "1.0",
            "99999999999999999999999"]
 WORDS = {"VCHAN_VSOCK_LOOPBACK": ["", "x", "2", "-1", " 1", "yes"],
+         "VCHAN_VSOCK_REQUIRE_PRIVILEGED": ["", "x", "2", "-1", " 1", "true", "01x"],
          "VCHAN_VSOCK_LOG": ["", "loud", "Error", " error", "errors", "1"]}
 CASES = [(name, value) for name in NUMBERS for value in RUBBISH]
 CASES += [(name, value) for name, values in WORDS.items() for value in values]

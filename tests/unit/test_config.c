@@ -23,6 +23,7 @@ static const struct limits numbers[] = {
 	NUMBER("VSOCK_LINGER_MS", linger_ms, 10000, 0, 2147483647),
 	NUMBER("VSOCK_BOOT_WAIT_MS", boot_wait_ms, 5000, 0, 2147483647),
 	NUMBER("VSOCK_CONNECT_TIMEOUT_MS", connect_timeout_ms, 0, 0, 2147483647),
+	NUMBER("VSOCK_REQUIRE_PRIVILEGED", require_privileged, 0, 0, 1),
 };
 
 static const char *const rubbish[] = {

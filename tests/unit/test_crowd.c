@@ -37,6 +37,9 @@ static struct {
 	int gone[64];             /* their ends, the last of them */
 	int refusals;             /* so many framed attempts find no place */
 	atomic_int attempts[2];
+	int bind_error;
+	atomic_uint bound[256];   /* ports, since the beginning */
+	atomic_uint binds;
 } world;
 
 static socklen_t name(struct sockaddr_un *a, const char *what, uint32_t port)
@@ -140,8 +143,9 @@ int __wrap_vsock_bind(int fd, uint32_t port);
 int __wrap_vsock_bind(int fd, uint32_t port)
 {
 	(void)fd;
-	(void)port;
-	return 0;
+	world.bound[atomic_fetch_add(&world.binds, 1) % ARRAY_SIZE(world.bound)] = port;
+	errno = world.bind_error;
+	return world.bind_error && port < 1024 ? -1 : 0;
 }
 
 int __wrap_vsock_connect(int fd, uint32_t cid, uint32_t port);
@@ -179,6 +183,7 @@ static int begin(void **state)
 	world.port = 5000;
 	setenv("VCHAN_DOMAIN", "0", 1); /* so that nobody asks /dev/vsock */
 	unsetenv("VCHAN_VSOCK_WIRE");
+	unsetenv("VCHAN_VSOCK_REQUIRE_PRIVILEGED");
 	alarm(TOO_LONG);
 	return 0;
 }
@@ -384,6 +389,26 @@ static void our_clients_that_leave_keep_no_call(void **state)
 	clients_that_leave_keep_no_call(serve_our_clients);
 }
 
+static void only_privileged_peers_are_let_in(void **state)
+{
+	libvchan_t *server;
+	int user, root;
+
+	(void)state;
+	setenv("VCHAN_VSOCK_REQUIRE_PRIVILEGED", "1", 1);
+	server = serve();
+	user = come(PLACE + FRAMED_PORT, true, 1024);
+	say_hello(user, 0);
+	assert_calls_return(server, 0);
+	root = come(PLACE + FRAMED_PORT, true, 1023);
+	say_hello(root, 0);
+	await_connection(server);
+	hear_hello(root);
+	close(user);
+	close(root);
+	libvchan_close(server);
+}
+
 /* ---- a client ---- */
 
 /* A socket that listens where the server would. */
@@ -457,6 +482,67 @@ static void plain_server_is_taken_after_a_moment(void **state)
 	close(plain);
 }
 
+static bool is_ours(uint32_t port)
+{
+	return port >= 512 && port < 768;
+}
+
+static void require_privileged_ports(void)
+{
+	setenv("VCHAN_VSOCK_REQUIRE_PRIVILEGED", "1", 1);
+}
+
+static void connect_to_plain_and_close(void)
+{
+	int plain = listen_at(PLACE);
+	libvchan_t *client = connect_to(5);
+
+	finish(client);
+	libvchan_close(client);
+	close(plain);
+}
+
+static void client_comes_from_privileged_ports(void **state)
+{
+	(void)state;
+	require_privileged_ports();
+	connect_to_plain_and_close();
+	assert_true(world.binds >= 3);
+	for (unsigned i = 0; i < world.binds; i++) {
+		assert_in_range(world.bound[i], 1, 1023);
+		/* The second is the plain one's. */
+		assert_true(is_ours(world.bound[i]) == (i == 1));
+	}
+}
+
+static void client_that_may_not_asks_once(void **state)
+{
+	(void)state;
+	require_privileged_ports();
+	world.bind_error = EACCES;
+	connect_to_plain_and_close();
+	assert_in_range(world.bound[0], 1, 1023);
+	for (unsigned i = 1; i < world.binds; i++)
+		assert_true(world.bound[i] >= FRAMED_PORT);
+}
+
+static void client_goes_on_when_all_ports_are_taken(void **state)
+{
+	(void)state;
+	require_privileged_ports();
+	world.bind_error = EADDRINUSE;
+	connect_to_plain_and_close();
+	assert_true(world.binds > 3 * 64);
+}
+
+static void client_that_does_not_require_them_takes_none(void **state)
+{
+	(void)state;
+	connect_to_plain_and_close();
+	for (unsigned i = 0; i < world.binds; i++)
+		assert_true(world.bound[i] >= FRAMED_PORT);
+}
+
 #define CROWD_TEST(test) cmocka_unit_test_setup_teardown(test, begin, end)
 
 static const struct CMUnitTest tests[] = {
@@ -467,8 +553,13 @@ static const struct CMUnitTest tests[] = {
 	CROWD_TEST(client_of_ours_that_settles_for_plain_in_a_crowd_is_served_soon),
 	CROWD_TEST(candidates_that_leave_keep_no_call),
 	CROWD_TEST(our_clients_that_leave_keep_no_call),
+	CROWD_TEST(only_privileged_peers_are_let_in),
 	CROWD_TEST(crowded_framed_port_is_tried_again),
 	CROWD_TEST(plain_server_is_taken_after_a_moment),
+	CROWD_TEST(client_comes_from_privileged_ports),
+	CROWD_TEST(client_that_may_not_asks_once),
+	CROWD_TEST(client_goes_on_when_all_ports_are_taken),
+	CROWD_TEST(client_that_does_not_require_them_takes_none),
 };
 
 UNIT_MAIN(tests)
