@@ -484,10 +484,7 @@ static bool is_probed(const libvchan_t *h)
 static bool drop_plain(libvchan_t *h)
 {
 	if (listen_on(h, PLAIN, 0) < 0) {
-		int err = errno;
-
 		close_socket(h, &h->listeners[PLAIN]);
-		errno = err;
 		return false;
 	}
 	log_info(&h->log, "a client has left before it was connected");
@@ -500,13 +497,13 @@ static bool drop_plain(libvchan_t *h)
 static bool settles_for_plain(libvchan_t *h, struct conn_sleep *s)
 {
 	ssize_t said = vsock_peek(h->plain);
-	bool silent = said < 0 && errno == EAGAIN, left = said <= 0 && !silent;
+	bool silent = said < 0 && vsock_will_go_again(errno), left = said <= 0 && !silent;
 
 	if (left && h->plain_is_ours) {
 		bool dropped = drop_plain(h);
 
-		if (dropped || (errno == EADDRINUSE && clock_now() < h->plain_until)) {
-			/* Again: for who comes, or for the port. */
+		if (dropped || clock_now() < h->plain_until) {
+			/* Again: for who comes, or for the port, or an fd. */
 			s->until = dropped ? 0 : clock_now() + LISTEN_PAUSE;
 			return false;
 		}

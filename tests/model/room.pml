@@ -29,13 +29,14 @@
  * good: -DSILENT -DNO_READER -DTX_WINDOW=4 -DPACKETS=4 -DOUT_SIZE=1 -DMESSAGES=3
  * good: -DSILENT -DNO_READER -DTX_WINDOW=4 -DPACKETS=4 -DOUT_SIZE=1 -DMESSAGES=3 -DNONBLOCK
  * good: -DPACKETS=2 -DNONBLOCK
+ * good: -DUNDER_WAY=1 -DMESSAGES=1 -DTX_WINDOW=3 -DPACKETS=2
  * bad: -DBREAK_WAITS_AFTER_LOOK -DTX_WINDOW=1
  * bad: -DBREAK_NOBODY_LET_IN
  * bad: -DBREAK_LET_IN_BEFORE_UNLOCK
  * bad: -DBREAK_NO_SECOND_TAKE_IN
  * bad: -DBREAK_NO_LOOK_AT_WANTS_INPUT
  * bad: -DBREAK_NO_FOR_ACK -DNO_READER -DMESSAGES=3 -DTX_WINDOW=3
- * bad: -DBREAK_FLUSH_WITHOUT_KICK -DMESSAGES=3 -DTX_WINDOW=3 -DPACKETS=2 -DDATA=0
+ * bad: -DBREAK_FLUSH_WITHOUT_KICK -DUNDER_WAY=1 -DMESSAGES=1 -DTX_WINDOW=3 -DPACKETS=2
  * bad: -DBREAK_NO_WAKE_AFTER_DRAIN -DSILENT -DNO_READER -DTX_WINDOW=4 -DPACKETS=4 -DOUT_SIZE=1 -DMESSAGES=3
  * bad: -DBREAK_NO_NEWS_OF_ROOM -DNONBLOCK -DSILENT -DNO_READER -DTX_WINDOW=4 -DPACKETS=4 -DOUT_SIZE=1 -DMESSAGES=3
  * bad: -DBREAK_NO_LOOK_FOR_ROOM -DNONBLOCK -DSILENT -DNO_READER -DTX_WINDOW=4 -DPACKETS=4 -DOUT_SIZE=1 -DMESSAGES=3
@@ -60,12 +61,15 @@
 #ifndef KERNEL
 #define KERNEL 1
 #endif
+#ifndef UNDER_WAY
+#define UNDER_WAY 0 /* at first: so many in the kernel, and as many acknowledgements */
+#endif
 
 /* The socket: */
-byte kernel;        /* sent, and not taken by the peer */
-byte sock_data, sock_acks; /* come, and not received; the data first */
+byte kernel = UNDER_WAY; /* sent, and not taken by the peer */
+byte sock_data, sock_acks = UNDER_WAY; /* come, and not received; the data first */
 /* The handle: */
-byte accepted, announced, acked;
+byte accepted = 2 * UNDER_WAY, announced = 2 * UNDER_WAY, acked;
 byte out;           /* ring_fill */
 byte in;
 bool amid;          /* a frame is announced, and at the front of the ring */
