@@ -246,7 +246,7 @@ static int connect_name(int fd, uint32_t port)
 	err = errno;
 	fcntl(fd, F_SETFL, flags);
 	if (ret == 0)
-		return flags & O_NONBLOCK ? fail(EINPROGRESS) : 0;
+		return (flags & O_NONBLOCK) ? fail(EINPROGRESS) : 0;
 	return fail(err == ECONNREFUSED || err == EAGAIN ? ECONNRESET : err);
 }
 

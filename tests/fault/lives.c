@@ -25,6 +25,7 @@
 #define RING 4096
 #define PATIENCE 120 /* s, for one life, on a busy machine */
 #define NTH_MOST 48
+#define NTH_FEW 12
 #define REQUESTS 3
 #define MESSAGES 40
 #define MESSAGE 100
@@ -515,12 +516,12 @@ static int calls_in_a_life(enum how how, const char *call)
 
 static void fail_each(enum how how, const struct fault_call *c)
 {
-	int calls = calls_in_a_life(how, c->name), lives = 0, struck = 0;
-	int most = calls < NTH_MOST ? calls : NTH_MOST;
 	const char *scale = getenv("VCHAN_TEST_SCALE");
+	int calls = calls_in_a_life(how, c->name), lives = 0, struck = 0;
+	int most = scale && atof(scale) < 1 ? NTH_FEW : NTH_MOST;
 
-	if (scale && atof(scale) < 1 && most > 12)
-		most = 12;
+	if (most > calls)
+		most = calls;
 	for (const int *err = c->errors; *err; err++) {
 		if (getenv("FAULT_ERRNO") && atoi(getenv("FAULT_ERRNO")) != *err)
 			continue;

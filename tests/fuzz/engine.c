@@ -909,7 +909,7 @@ static void open_end(struct end *e, int sock, bool ours)
 
 static void open_session(void)
 {
-	size_t rings[2] = { pick_ring(), pick_ring() };
+	const size_t rings[2] = { pick_ring(), pick_ring() };
 	uint64_t before = random_below(&rng, 3) ? 0 : ((uint64_t)1 << 32) - random_size(&rng, 1 << 20);
 	int fds[2];
 
