@@ -18,7 +18,10 @@ PROGRAMS = {
     "stall": vchan.ROOT / "tests" / "programs" / "stall.c",
     "flood": vchan.ROOT / "tests" / "programs" / "flood.c",
     "volume": vchan.ROOT / "tests" / "volume" / "volume.c",
+    "mortal": vchan.ROOT / "tests" / "programs" / "mortal.c",
+    "rain.so": vchan.ROOT / "tests" / "programs" / "rain.c",
 }
+HEADERS = list((vchan.ROOT / "tests" / "programs").glob("*.h"))
 OUTPUT = vchan.ROOT / "build" / ("tests-simple" if vchan.SIMPLE else "tests")
 COMPILER = [os.environ.get("CC", "cc"), "-std=gnu11", "-O2", "-g", "-Wall",
             "-Wextra", "-Werror", "-pthread", f"-I{vchan.ROOT}",
@@ -26,8 +29,9 @@ COMPILER = [os.environ.get("CC", "cc"), "-std=gnu11", "-O2", "-g", "-Wall",
 
 
 def fresh(binary, source):
+    made_of = [source, *HEADERS]
     return (binary.exists() and
-            binary.stat().st_mtime >= source.stat().st_mtime)
+            binary.stat().st_mtime >= max(file.stat().st_mtime for file in made_of))
 
 
 def program(name):
@@ -37,7 +41,10 @@ def program(name):
         OUTPUT.mkdir(parents=True, exist_ok=True)
         # Another process may be compiling it, too: rename when it is whole.
         partial = pathlib.Path(f"{binary}.{os.getpid()}")
-        subprocess.run([*COMPILER, "-o", partial, source, vchan.LIBRARY],
+        # What is preloaded into any program must not bring the library along.
+        shared = name.endswith(".so")
+        subprocess.run([*COMPILER, "-o", partial, source,
+                        *(["-shared", "-fPIC"] if shared else [vchan.LIBRARY])],
                        check=True)
         partial.rename(binary)
     return binary

@@ -19,7 +19,6 @@
  * should.
  */
 #define _GNU_SOURCE
-#include <endian.h>
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -30,6 +29,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "../programs/content.h"
 #include "libvchan.h"
 
 #define SERVER_RING 65536
@@ -54,24 +54,7 @@ fail(const char *format, ...)
     exit(1);
 }
 
-/* --- pseudo-random numbers (splitmix64) ------------------------------------ */
-
-static uint64_t mix(uint64_t x)
-{
-    x *= 0x9e3779b97f4a7c15;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-    return x ^ (x >> 31);
-}
-
-struct dice {
-    uint64_t seed, count;
-};
-
-static uint64_t roll(struct dice *dice, uint64_t sides)
-{
-    return mix(dice->seed + ++dice->count) % sides;
-}
+/* --- sizes ---------------------------------------------------------------- */
 
 /* From 1 byte to 1 MiB; on average 5 KiB, half of them below 64 bytes. */
 static size_t roll_size(struct dice *dice)
@@ -104,50 +87,12 @@ static void start_flow(struct flow *flow, uint64_t seed)
     flow->ways.seed = mix(seed + 2 + (role[0] == 's'));
 }
 
-static unsigned char content_byte(const struct flow *flow, uint64_t position)
+static void check_content(struct flow *flow, const unsigned char *data, size_t size)
 {
-    return (unsigned char)(mix(flow->seed + position / 8) >>
-                           (8 * (position % 8)));
-}
-
-/* The little-endian word of content at a position that is a multiple of 8. */
-static uint64_t content_word(const struct flow *flow, uint64_t position)
-{
-    return htole64(mix(flow->seed + position / 8));
-}
-
-static void make_content(const struct flow *flow, unsigned char *data,
-                         size_t size)
-{
-    uint64_t at = flow->position, end = at + size;
-
-    while (at < end && at % 8)
-        *data++ = content_byte(flow, at++);
-    for (; at + 8 <= end; at += 8, data += 8) {
-        uint64_t word = content_word(flow, at);
-
-        memcpy(data, &word, 8);
-    }
-    while (at < end)
-        *data++ = content_byte(flow, at++);
-}
-
-static void check_content(struct flow *flow, const unsigned char *data,
-                          size_t size)
-{
-    static __thread unsigned char expected[PIECE];
-
-    while (size) {
-        size_t n = size < sizeof expected ? size : sizeof expected;
-
-        make_content(flow, expected, n);
-        if (memcmp(data, expected, n) != 0)
-            fail("wrong content in the %zu bytes at %llu", n,
-                 (unsigned long long)flow->position);
-        flow->position += n;
-        data += n;
-        size -= n;
-    }
+    if (!content_is(flow->seed, flow->position, data, size))
+        fail("wrong content in the %zu bytes at %llu", size,
+             (unsigned long long)flow->position);
+    flow->position += size;
 }
 
 /* --- ways to move bytes ------------------------------------------------------ */
@@ -315,7 +260,7 @@ static void put(struct flow *flow, size_t size)
 {
     size_t way = roll(&flow->ways, COUNT(ways_out));
 
-    make_content(flow, flow->buffer, size);
+    content_make(flow->seed, flow->position, flow->buffer, size);
     libvchan_set_blocking(chan, ways_out[way].blocking);
     for (size_t done = 0; done < size;)
         done += ways_out[way].move(flow, flow->buffer + done, size - done);
@@ -378,7 +323,7 @@ static void *write_frames(void *until)
     while (now() < *(double *)until) {
         size = (uint32_t)roll_size(&flow->ways);
         write_all(flow, (unsigned char *)&size, sizeof size);
-        make_content(flow, flow->buffer, size);
+        content_make(flow->seed, flow->position, flow->buffer, size);
         write_all(flow, flow->buffer, size);
         flow->position += size;
     }
