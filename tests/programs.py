@@ -45,7 +45,8 @@ def program(name):
         shared = name.endswith(".so")
         subprocess.run([*COMPILER, "-o", partial, source,
                         *(["-shared", "-fPIC"] if shared else [vchan.LIBRARY])],
-                       check=True)
+                       env={name: value for name, value in os.environ.items()
+                            if name != "LD_PRELOAD"}, check=True)
         partial.rename(binary)
     return binary
 

@@ -20,6 +20,7 @@
  *   - what its writes had taken, if it ended by exit() or libvchan_close;
  *   - what its writes had taken in request-reply traffic.
  * And the end must have been seen within LATE of its death.
+ * By exit, a program is dead when it has gone; it may deliver for a while.
  *
  * Prints a line each minute and one of JSON at the end; failures go to stderr, and
  * make the exit status 1.
@@ -73,7 +74,7 @@ struct life {
     _Atomic uint64_t written;  /* bytes of the writes that have returned */
     _Atomic uint64_t accepted; /* bytes that the kernel has taken */
     _Atomic uint64_t promised; /* bytes that no death may lose */
-    _Atomic int64_t died_at;   /* ns; 0: not yet */
+    _Atomic int64_t died_at;   /* ns; 0: not yet, or not known */
     _Atomic bool noticed;      /* by the peer, or by nobody */
 };
 
@@ -90,6 +91,7 @@ struct end {
     _Atomic int pid;
     _Atomic uint64_t beat;
     _Atomic int dying; /* enum death, from just before it */
+    _Atomic uint64_t life;
     const char *_Atomic where;
     struct holdings before, after;
     /* The manager's. */
@@ -245,6 +247,9 @@ static struct {
 static _Atomic uint64_t spent;
 static _Atomic bool leaving; /* it closes */
 
+static libvchan_t *chan;
+static _Atomic int64_t noticed_at; /* ns; when the library first told of the end */
+
 static void fail_for_good(void)
 {
     volatile int *volatile nowhere = NULL;
@@ -266,9 +271,10 @@ static void mark_death(void)
 {
     if (plan.how == EXITED || plan.how == CLOSED)
         life->promised = (uint64_t)life->written;
+    else
+        life->died_at = now(); /* at once; who delivers takes its time */
     me->dying = (int)plan.how;
     world->deaths[plan.how]++;
-    life->died_at = now();
 }
 
 static void die(void)
@@ -322,8 +328,15 @@ static void make_a_plan(struct dice *dice)
         complain("no thread to die in");
 }
 
+static void look_whether_it_lives(void)
+{
+    if (!noticed_at && libvchan_is_open(chan) == VCHAN_DISCONNECTED)
+        noticed_at = now();
+}
+
 static void spend(uint64_t bytes)
 {
+    look_whether_it_lives();
     world->bytes += bytes;
     me->beat++;
     if (plan.bytes && atomic_fetch_add(&spent, bytes) + bytes >= plan.bytes) {
@@ -363,13 +376,11 @@ static int rest(char **argv)
 struct flow {
     uint64_t seed, position;
     _Atomic bool ended;
-    int64_t ended_at;
     size_t most; /* bytes in a message */
     struct dice dice;
     unsigned char *buffer;
 };
 
-static libvchan_t *chan;
 static struct flow out, in;
 static struct hello theirs;
 static int64_t breath; /* ns between messages, at most */
@@ -378,9 +389,8 @@ static void at_end(struct flow *flow, int expected, const char *call)
 {
     if (errno != expected)
         complain("%s: %s", call, strerror(errno));
-    if (!flow->ended)
-        flow->ended_at = now();
     flow->ended = true;
+    look_whether_it_lives();
 }
 
 static bool moved_out(int count, size_t most)
@@ -621,6 +631,8 @@ static void begin_flows(struct dice *dice)
     in = (struct flow){.most = most, .buffer = in.buffer, .dice = {mix(life->id), 1u << 30}};
     breath = option.calm ? (int64_t)roll(dice, 40) * MS : 0;
     memset(&theirs, 0, sizeof theirs);
+    noticed_at = 0;
+    me->life = life->id;
 }
 
 static void set_domain(unsigned domain)
@@ -752,13 +764,12 @@ static void keep_worst(int64_t ns)
 static void compare_with(struct life *peer)
 {
     uint64_t promised = peer->promised, accepted = peer->accepted;
-    int64_t seen = out.ended && out.ended_at < in.ended_at ? out.ended_at : in.ended_at;
-    int64_t late = seen - peer->died_at;
+    int64_t late = noticed_at - peer->died_at;
 
     if (in.position < promised || in.position < accepted)
-        complain("%llu bytes arrived, of %llu that were promised and %llu accepted; it %s",
+        complain("%llu bytes arrived, of %llu that were promised and %llu accepted",
                  (unsigned long long)in.position, (unsigned long long)promised,
-                 (unsigned long long)accepted, peer->died_at ? "died" : "lives");
+                 (unsigned long long)accepted);
     if (peer->died_at) {
         keep_worst(late);
         if (late > LATE)
@@ -912,6 +923,8 @@ static void bury(int pid, int status)
             if (end->pid != pid)
                 continue;
             end->pid = 0;
+            if (end->dying == EXITED)
+                world->lives[end->life % LIVES].died_at = now();
             my_channel = c;
             my_role = role;
             if (!world->over && !ended_as_planned((enum death)(int)end->dying, status))

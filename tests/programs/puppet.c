@@ -28,6 +28,7 @@
 #include <sys/time.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "libvchan.h"
@@ -196,11 +197,23 @@ static void do_finish(char **arg)
     answer(libvchan_client_init_async_finish(slot->chan, atoi(arg[0])));
 }
 
+static long milliseconds_now(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
 static int poll_one(int fd, int milliseconds)
 {
     struct pollfd pfd = {.fd = fd, .events = POLLIN | POLLPRI | POLLRDHUP};
-    int n = poll(&pfd, 1, milliseconds);
+    long until = milliseconds_now() + milliseconds, left = milliseconds;
+    int n;
 
+    while ((n = poll(&pfd, 1, (int)left)) < 0 && errno == EINTR)
+        if (milliseconds >= 0)
+            left = until > milliseconds_now() ? until - milliseconds_now() : 0;
     return n > 0 ? pfd.revents : n;
 }
 
@@ -656,9 +669,11 @@ static void do_raw_listen(char **arg)
 
 static void do_raw_accept(char **arg)
 {
-    int fd = accept(slot->raw, NULL, NULL);
+    int fd;
 
     (void)arg;
+    while ((fd = accept(slot->raw, NULL, NULL)) < 0 && errno == EINTR)
+        ;
     close(slot->raw);
     slot->raw = fd;
     answer(fd);
@@ -677,8 +692,10 @@ static void do_raw_recv(char **arg)
 {
     size_t size = strtoul(arg[0], NULL, 0);
     unsigned char *data = allocate(size);
-    int count = (int)recv(slot->raw, data, size, MSG_WAITALL);
+    int count;
 
+    while ((count = (int)recv(slot->raw, data, size, MSG_WAITALL)) < 0 && errno == EINTR)
+        ;
     answer_bytes(count, data, count > 0 ? (size_t)count : 0);
     free(data);
 }
@@ -834,9 +851,11 @@ static void do_join(char **arg)
 /* reap PID: wait for a child; its exit status, or 256 and its signal. */
 static void do_reap(char **arg)
 {
-    int status = 0;
+    int status = 0, pid;
 
-    if (waitpid(atoi(arg[0]), &status, 0) < 0)
+    while ((pid = waitpid(atoi(arg[0]), &status, 0)) < 0 && errno == EINTR)
+        ;
+    if (pid < 0)
         answer(-1);
     else if (WIFEXITED(status))
         answer(WEXITSTATUS(status));

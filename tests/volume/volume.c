@@ -124,7 +124,12 @@ static void poll_and_wait(void)
 {
     struct pollfd pfd = {.fd = libvchan_fd_for_select(chan), .events = POLLIN};
 
-    if (poll(&pfd, 1, -1) != 1 || pfd.revents != POLLIN)
+    int ready;
+
+    do
+        ready = poll(&pfd, 1, -1);
+    while (ready < 0 && errno == EINTR);
+    if (ready != 1 || pfd.revents != POLLIN)
         fail("the fd reports %#x", (unsigned)pfd.revents);
     wait_for_event();
 }
