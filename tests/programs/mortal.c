@@ -184,15 +184,21 @@ static void __attribute__((format(printf, 1, 2))) complain(const char *format, .
 {
     char line[512];
     va_list args;
-    int size = snprintf(line, sizeof line, "mortal: channel %u, %s %d, %s: ", my_channel,
-                        my_role == SERVER ? "server" : "client", getpid(), kind_names[kind]);
+    int size;
+
+    /* Another thread is in exit(): what a channel does then to the others is theirs. */
+    if (me && me->dying)
+        return;
+    size = snprintf(line, sizeof line, "mortal: channel %u, %s %d, %s: ", my_channel,
+                    my_role == SERVER ? "server" : "client", getpid(), kind_names[kind]);
 
     va_start(args, format);
     vsnprintf(line + size, sizeof line - (size_t)size, format, args);
     va_end(args);
     /* The first are enough to go by. */
-    if (world->failures++ < 40)
+    if (world->failures < 40)
         fprintf(stderr, "%s\n", line);
+    world->failures++;
 }
 
 static int count_entries(const char *path, int but)
@@ -843,6 +849,18 @@ static unsigned char *touched(size_t size)
     return data;
 }
 
+/* A thread that has ended is listed until the kernel has done with it. */
+static struct holdings settled_holdings(void)
+{
+    int64_t until = now() + SECOND;
+    struct holdings h;
+
+    do
+        h = holdings();
+    while (h.threads > me->before.threads && now() < until);
+    return h;
+}
+
 static void be_an_end(uint64_t birth, bool survivor)
 {
     struct dice dice = {mix(world->seed + birth), 0};
@@ -859,7 +877,7 @@ static void be_an_end(uint64_t birth, bool survivor)
         if (leaving && !survivor) /* closed once; again, or another death */
             make_a_plan(&dice);
     }
-    me->after = holdings();
+    me->after = settled_holdings();
     _exit(0);
 }
 

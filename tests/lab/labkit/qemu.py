@@ -69,11 +69,11 @@ class Qemu:
     """Starts QEMU; its agent's socket is .control.
 
     accel: the arguments of -accel and -cpu.  shares: (tag, directory,
-    read_only) of the virtiofs file systems.
+    read_only) of the virtiofs file systems.  extra: more arguments.
     """
 
     def __init__(self, kernel, initrd, cmdline, accel, memory, smp=1,
-                 port=None, shares=(), devices=()):
+                 port=None, shares=(), devices=(), extra=()):
         self._fds = []                  # QEMU's
         self._ours = contextlib.ExitStack()
         self._virtiofsds = []
@@ -81,14 +81,14 @@ class Qemu:
         try:
             with contextlib.ExitStack() as self._handed_over:
                 self._start(kernel, initrd, cmdline, accel, memory, smp, port,
-                            shares, devices)
+                            shares, devices, extra)
         except BaseException:
             self.kill()
             self.close()
             raise
 
     def _start(self, kernel, initrd, cmdline, accel, memory, smp, port,
-               shares, devices):
+               shares, devices, extra):
         self._console = self._memfd("console")
         self._errors = self._memfd("errors")
         qmp = self._socketpair()
@@ -115,6 +115,7 @@ class Qemu:
             argv += self._share(number, *share)
         for device in devices:
             argv += ["-device", device]
+        argv += extra
         self.process = processes.spawn(
             argv, pass_fds=self._fds, env=_environment(),
             stdin=subprocess.DEVNULL, stdout=self._errors,
@@ -161,8 +162,8 @@ class Qemu:
         return ["-chardev", f"socket,id=fs{number},fd={self._give(client)}",
                 "-device", f"vhost-user-fs-pci,chardev=fs{number},tag={tag}"]
 
-    def qmp(self, command):
-        return self._qmp.command(command)
+    def qmp(self, command, **arguments):
+        return self._qmp.command(command, **arguments)
 
     def console(self):
         """All that the machine's kernel said."""

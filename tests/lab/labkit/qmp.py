@@ -13,16 +13,17 @@ class Qmp:
         self._file = sock.makefile("rwb")
         self._ready = False
 
-    def command(self, name):
+    def command(self, name, **arguments):
         if not self._ready:
             self._receive()             # its greeting
             self._ready = True
             self._ask("qmp_capabilities")
-        return self._ask(name)
+        return self._ask(name, **arguments)
 
-    def _ask(self, name):
+    def _ask(self, name, **arguments):
         try:
-            self._file.write(json.dumps({"execute": name}).encode() + b"\n")
+            order = {"execute": name, "arguments": arguments}
+            self._file.write(json.dumps(order).encode() + b"\n")
             self._file.flush()
             while True:
                 answer = self._receive()
