@@ -92,10 +92,10 @@ help:
 	@echo 'make demo        a real guest and its host talk; see the README'
 	@echo 'make check       all tests, like ./run-tests'
 	@echo 'make bench       what the API costs over a plain socket; see bench/run'
+	@echo 'make soak        many channels, deaths and rebirths; SOAK_SECONDS=3600'
 	@echo 'make unit        the unit tests, as programs in $(BUILD)/unit/'
 	@echo 'make coverage    how much of vchan/ the tests on this machine execute'
 	@echo 'make lint        clang-tidy, gcc -fanalyzer and cppcheck on everything'
-
 	@echo 'make fuzz        all fuzzers, FUZZ_SECONDS and FUZZ_STEPS each; wants clang'
 	@echo 'make clean       remove what was built'
 	@echo
@@ -343,16 +343,20 @@ bench:
 	$(quiet)$(MAKE) -s bench-program
 	$(quiet)bench/run --json $(BUILD)/bench/results.json --plot $(BUILD)/bench
 
+soak: all
+	$(quiet)tests/setup tests
+	$(quiet)$${PYTHON:-/usr/bin/python3} -B tests/programs.py
+	$(quiet)tests/soak/run
+
 clean:
 	$(quiet)rm -rf build build-* $(BUILD)
 
 FORCE:
 
-.PHONY: all help unit fuzzers fuzz-programs fuzz demo-program bench-program install uninstall demo check bench \
+.PHONY: all help unit demo-program bench-program install uninstall demo check bench \
 	clean FORCE
-.PHONY: fault-programs
-.PHONY: lint tidy analyze cppcheck
-.PHONY: coverage
+.PHONY: fault-programs fuzzers fuzz-programs fuzz soak
+.PHONY: lint tidy analyze cppcheck coverage
 .DELETE_ON_ERROR:
 
 -include $(addsuffix .d,$(SOURCES:%.c=$(BUILD)/%.o) $(UNITS) $(FUZZERS) $(ENGINES) $(BUILD)/demo/vchan-demo)

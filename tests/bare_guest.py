@@ -112,4 +112,6 @@ class BareGuest(labkit.Guest):
         """Another of the same CID, which goes on where this one was saved."""
         other = BareGuest(cid=self.cid, kernel=self.kernel)
         other.incoming = ("-incoming", f"exec:cat {path}")
-        return other.start()
+        other.start()
+        vchan.until(lambda: other.qemu.qmp("query-status")["status"] == "running", 60)
+        return other

@@ -53,7 +53,7 @@
 #define MS 1000000LL
 #define SECOND (1000 * MS)
 /* A second, times five: the machine is emulated and busy (tests/vchan.py). */
-#define LATE (5 * SECOND)
+#define LATE (option.late * SECOND)
 #define STUCK (60 * SECOND)
 #define WARM_UP 5 /* lives, before a survivor counts what it holds */
 /* A reply that fits into the smallest window, with our hello before it. */
@@ -115,10 +115,11 @@ static int world_fd;
 /* --- options ------------------------------------------------------------- */
 
 static struct {
-    unsigned channels, seconds, deaths, life_ms, calm, server, client, port, seed, progress;
+    unsigned channels, seconds, deaths, life_ms, calm, server, client, port, seed, progress,
+        late;
     const char *survivors; /* which ends: none, server, client, either, some */
     const char *side;      /* of the channels, in this machine: both, server, client */
-} option = {4, 3600, 0, 400, 0, 3, 4, 100, 1, 60, "none", "both"};
+} option = {4, 3600, 0, 400, 0, 3, 4, 100, 1, 60, 5, "none", "both"};
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -137,6 +138,7 @@ static const struct {
     {"port", &option.port, NULL},         /* the first */
     {"seed", &option.seed, NULL},
     {"progress", &option.progress, NULL}, /* seconds between its lines */
+    {"late", &option.late, NULL},         /* seconds for an end to be seen */
     {"survivors", NULL, &option.survivors},
     {"side", NULL, &option.side},
 };

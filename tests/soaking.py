@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Many channels, mixed traffic, death and rebirth, for a long time (soak/run).
+
+programs/mortal.c does it, and checks each byte.  Here the machine as a whole is looked at:
+what it holds in the end and did not in the beginning.
+"""
+import dataclasses
+import os
+import pathlib
+import random
+import threading
+import time
+
+import mortal
+import programs
+import vchan
+
+CHANNELS = 50
+GUEST_CHANNELS = 6
+# The longest life of an end, in ms.
+LIFE_MS = 20_000
+# A hundred programs share two emulated processors: seconds until one is seen to be gone.
+LATE = 20
+# A closed vsock may stay for 8 s, until the kernel has given up on its peer.
+SETTLED = 20
+KIB = 1024
+# What a kernel may keep for other reasons, roughly.
+MOST_SLAB_KIB = 64 * KIB
+MOST_SHMEM_KIB = 8 * KIB
+
+
+def vsocks():
+    """How many AF_VSOCK sockets there are, by the kernel's own allocator."""
+    for line in pathlib.Path("/proc/slabinfo").read_text().splitlines():
+        if line.startswith("AF_VSOCK "):
+            return int(line.split()[1])
+    return 0
+
+
+@dataclasses.dataclass
+class Machine:
+    """What all of it holds."""
+    files: int
+    threads: int
+    vsocks: int
+    slab_kib: int
+    shmem_kib: int
+    free_kib: int
+
+    @classmethod
+    def now(cls):
+        number = vchan.number_in
+        return cls(int(pathlib.Path("/proc/sys/fs/file-nr").read_text().split()[0]),
+                   int(pathlib.Path("/proc/loadavg").read_text().split()[3].split("/")[1]),
+                   vsocks(), number("/proc/meminfo", "Slab:"),
+                   number("/proc/meminfo", "Shmem:"), number("/proc/meminfo", "MemAvailable:"))
+
+    @classmethod
+    def settled(cls, before):
+        """Now, or as soon as nothing is left of what is known to take its time."""
+        deadline = time.monotonic() + SETTLED
+        while (found := cls.now()).beyond(before) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return found
+
+    def beyond(self, before):
+        """What is more than it should be."""
+        slack = {"files": 64, "threads": 8, "vsocks": 16, "slab_kib": MOST_SLAB_KIB,
+                 "shmem_kib": MOST_SHMEM_KIB}
+        return [f"{name}: {getattr(before, name)} -> {getattr(self, name)}"
+                for name, more in slack.items()
+                if getattr(self, name) > getattr(before, name) + more]
+
+
+class Relay(threading.Thread):
+    """Passes on what a mortal says, as it comes, and keeps it."""
+
+    def __init__(self, name, lines, say):
+        super().__init__(daemon=True)
+        self.name, self.lines, self.say = name, lines, say
+        self.said = []
+        self.start()
+
+    def run(self):
+        for line in self.lines:
+            self.said.append(line)
+            self.say(f"{self.name}: {line.rstrip()}")
+
+    def report(self):
+        self.join(vchan.SOON)
+        return mortal.report_in("".join(self.said))
+
+
+class End:
+    """One mortal, here or in a guest."""
+
+    def __init__(self, name, process, lines, say):
+        self.process = process
+        self.relay = Relay(name, lines, say)
+
+    def finish(self, patience):
+        status = self.process.wait(patience)
+        report = self.relay.report()
+        return report, [] if status == 0 and not report["failures"] else [
+            f"{self.relay.name}: status {status}, {report['failures']} failures"]
+
+
+def lines_of(process):
+    """What a program in a guest says, line by line."""
+    while True:
+        line = process.stdout.readline(None)
+        if not line:
+            return
+        yield line.decode(errors="replace")
+
+
+def begin_here(name, say, **options):
+    process = mortal.begin(calm=1, life_ms=LIFE_MS, late=LATE, **options)
+    return End(name, process, process.stdout, say)
+
+
+def begin_with_guest(guest, seconds, say):
+    """Servers here, their clients there."""
+    options = dict(channels=GUEST_CHANNELS, server=0, client=guest.cid,
+                   port=random.randint(1, 60_000), seconds=seconds)
+    with vchan.environment(VCHAN_VSOCK_LOOPBACK=None):
+        here = begin_here("for the guest", say, side="server", **options)
+    there = guest.popen(
+        ["sh", "-c", 'unset VCHAN_VSOCK_LOOPBACK; exec "$@" 2>&1', "sh",
+         *mortal.words(calm=1, life_ms=LIFE_MS, late=LATE, side="client", **options)],
+        env={"LD_LIBRARY_PATH": str(vchan.LIBRARY.parent)})
+    return [here, End("in the guest", there, lines_of(there), say)]
+
+
+def soak(seconds, guest=None, say=print):
+    """(reports, what went wrong)"""
+    programs.program("mortal")
+    before = Machine.now()
+    ends = [begin_here("loopback", say, channels=CHANNELS, survivors="some", seconds=seconds,
+                       **mortal.pretended())]
+    try:
+        if guest:
+            ends += begin_with_guest(guest, seconds, say)
+        found = [end.finish(seconds + 180) for end in ends]
+    finally:
+        for end in ends:
+            end.process.kill()
+    after = Machine.settled(before)
+    say(f"the machine before: {before}")
+    say(f"the machine after:  {after}")
+    wrong = [what for _, failures in found for what in failures]
+    wrong += mortal.leaks(found[0][0])
+    wrong += after.beyond(before)
+    return [report for report, _ in found], wrong
+
+
+def summary(reports):
+    """A line with the figures."""
+    total = {what: sum(report[what] for report in reports)
+             for what in ("connections", "compared", "bytes", "failures")}
+    deaths = sum(sum(report["deaths"].values()) for report in reports)
+    worst = max(report["worst_notice_ms"] for report in reports)
+    return (f"{reports[0]['seconds']} s: {total['connections']} connections' ends, {deaths} deaths, "
+            f"{total['compared']} compared, {total['bytes'] / (1 << 30):.2f} GiB, "
+            f"latest notice after {worst} ms, {total['failures']} failures")
+
+
+LONG = os.environ.get("VCHAN_TEST_LONG") == "1"
