@@ -59,7 +59,17 @@ def pytest_configure(config):
     signal.signal(signal.SIGUSR1, lambda *_: None)
 
 
-def pytest_collection_modifyitems(items):
+def leave_out_the_long(config, items):
+    """What a run with --long is for; it is not missing from any other."""
+    if os.environ.get("VCHAN_TEST_LONG") == "1":
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    items[:] = [item for item in items if item not in long]
+    config.hook.pytest_deselected(items=long)
+
+
+def pytest_collection_modifyitems(config, items):
+    leave_out_the_long(config, items)
     reason = None
     for item in items:
         suite = item.path.relative_to(HERE).parts[0]
@@ -108,7 +118,7 @@ def clean_environment(monkeypatch):
     linger set their own.
     """
     for name in [name for name in os.environ if name.startswith("VCHAN_")
-                 and name not in ("VCHAN_LIB", "VCHAN_TEST_SCALE", "VCHAN_TEST_WIRES")]:
+                 and name not in ("VCHAN_LIB", "VCHAN_TEST_SCALE", "VCHAN_TEST_WIRES", "VCHAN_TEST_LONG")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("VCHAN_VSOCK_LOOPBACK", "1")
     monkeypatch.setenv("VCHAN_VSOCK_LINGER_MS", "1000")

@@ -128,9 +128,9 @@ SESSIONS = (
 
 # With --long: what the default leaves out, and everything at ten times the size of "1".
 LONG = (
-    Session("lab, signals", ("contract",), minutes=60, lab=True, rain=True, scale=0.1),
+    Session("lab, signals", ("contract",), minutes=60, lab=True, rain=True, scale=0.02),
     Session("lab, signals, simple", ("contract",), minutes=60, lab=True, rain=True,
-            flavour="simple", scale=0.05),
+            flavour="simple", scale=0.02),
 )
 LONG_SCALE, LONG_MINUTES = 10, 12
 # With --kernels: what each of them is to see.
@@ -323,6 +323,7 @@ def preloads(session, out):
     variables, libraries = sanitizer_environment(session, out)
     if session.rain:
         libraries.append(ROOT / "build" / "tests" / "rain.so")
+        variables["VCHAN_TEST_DEADLINE"] = "120"
     if session.fake:
         libraries.append(ROOT / FAKE)
         variables["FAKE_VSOCK"] = f"{os.getpid()}-{session.name}"
@@ -336,7 +337,7 @@ def command(session, words, out):
     variables = {"PYTHONDONTWRITEBYTECODE": "1",
                  "VCHAN_LIB": ROOT / session.build / session.library,
                  **preloads(session, out)}
-    if session.sanitize or session.flavour:
+    if session.sanitize or session.flavour or session.rain:
         # The plain wire has its plain peers; once more is for the ordinary build.
         variables["VCHAN_TEST_WIRES"] = "default"
     if session.scale != 1:

@@ -53,6 +53,9 @@
 #define LOOK_LARGE (20 * CLOCK_MS)
 #define LOOK_RARELY 5
 
+#define NUDGES_OFTEN 60
+#define NUDGE_DOUBLES 6
+
 /* ---- the lock of the events, for the driver ---- */
 
 /* False: the handle is being closed, and nobody is left to be told. */
@@ -368,6 +371,37 @@ static short tell_who_asks(libvchan_t *h, struct conn_sleep *s)
 	return 0;
 }
 
+/* A guest that starts anew inside of its virtual machine keeps its CID, and nobody
+ * tells its host.  So it is nudged: each second while it was heard within the last
+ * minute, then more and more rarely, as the kernel keeps the packets for a guest that
+ * stands still. */
+static int64_t nudge_pause(const libvchan_t *h)
+{
+	unsigned more = h->nudges < NUDGES_OFTEN ? 0 : h->nudges - NUDGES_OFTEN;
+
+	return NUDGE_EVERY << (more < NUDGE_DOUBLES ? more : NUDGE_DOUBLES);
+}
+
+static void nudge(libvchan_t *h, struct conn_sleep *s)
+{
+	uint64_t heard = atomic_load(&h->flow.received) + atomic_load(&h->flow.acked);
+	int64_t now = clock_now(), at = atomic_load(&h->nudge_at);
+
+	if (heard != h->nudge_heard || !at) {
+		h->nudge_heard = heard;
+		h->nudges = 0;
+		if (!at || at > now + NUDGE_EVERY)
+			at = now + NUDGE_EVERY;
+	}
+	if (now >= at) {
+		vsock_nudge(h->sock, h->config.buffer_size, ++h->nudges % 2);
+		at = now + nudge_pause(h);
+	}
+	atomic_store(&h->nudge_at, at);
+	if (driver_attends && at < s->until)
+		s->until = at;
+}
+
 static void step_open(libvchan_t *h, struct conn_sleep *s)
 {
 	int events = 0;
@@ -380,6 +414,8 @@ static void step_open(libvchan_t *h, struct conn_sleep *s)
 	}
 	if (handle_state(h) == CONNECTED)
 		events |= POLLRDHUP;
+	if (handle_state(h) == CONNECTED && setup_is_for_guest(h))
+		nudge(h, s);
 	s->patient = h->gathered;
 	if (wire_unsent(h) && atomic_load(&h->stalled)) {
 		s->patient = true;

@@ -237,12 +237,19 @@ static void spare_the_next_wait(libvchan_t *h)
 		atomic_store(&h->taken, true);
 }
 
+static bool is_to_be_nudged(const libvchan_t *h)
+{
+	return setup_is_for_guest(h) && handle_state(h) == CONNECTED &&
+	       clock_now() >= atomic_load(&h->nudge_at);
+}
+
 static void catch_up(libvchan_t *h)
 {
 	enum state s = handle_state(h);
 
 	/* What is watched but not unsent was sent by somebody who did not drive. */
-	if (s == WAITING || s == CONNECTING || wire_unsent(h) || atomic_load(&h->has_watched))
+	if (s == WAITING || s == CONNECTING || wire_unsent(h) || atomic_load(&h->has_watched) ||
+	    is_to_be_nudged(h))
 		drive(h);
 }
 
@@ -384,6 +391,12 @@ int driver_wait(libvchan_t *h, bool at_once)
 	return seen;
 }
 
+/* Nothing else tells of a guest that has started anew (conn.c). */
+static int64_t until_nudge(const libvchan_t *h)
+{
+	return setup_is_for_guest(h) ? clock_now() + NUDGE_EVERY : CLOCK_NEVER;
+}
+
 bool driver_await_input(libvchan_t *h)
 {
 	struct pollfd p[2] = { { h->sock, POLLIN | POLLRDHUP, 0 }, { h->wake, POLLIN, 0 } };
@@ -391,9 +404,9 @@ bool driver_await_input(libvchan_t *h)
 	atomic_store(&h->input_sleeper, true);
 	catch_up(h);
 	while (handle_state(h) == CONNECTED && !p[0].revents) {
-		if (!driver_sleep(p, 2, CLOCK_NEVER, NULL))
+		if (!driver_sleep(p, 2, until_nudge(h), NULL))
 			break;
-		if (p[1].revents)
+		if (p[1].revents || !p[0].revents)
 			drive_or_pause(h);
 	}
 	atomic_store(&h->input_sleeper, false);

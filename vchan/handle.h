@@ -88,7 +88,7 @@ struct flow {
 	uint32_t packets;           /* their sum */
 
 	/* The receiver's. */
-	_Atomic uint64_t received;
+	_Atomic uint64_t received;  /* over either wire */
 	uint32_t left;              /* of the frame that is being received */
 	unsigned char part[FRAME_HEADER]; /* of the next header ... */
 	unsigned part_len;          /* ... so much is here */
@@ -215,6 +215,9 @@ struct libvchan {
 	int64_t probe_at;          /* ns */
 	bool peer_seen, peer_missing;
 	bool gathered;             /* small writes had their moment to gather */
+	_Atomic int64_t nudge_at;  /* ns; 0: not yet known */
+	unsigned nudges;           /* since the peer was heard: */
+	uint64_t nudge_heard;      /* bytes received and acknowledged then */
 
 	struct libvchan *next, *prev; /* life.h */
 	uint64_t exit_mark;           /* out.put when exit() began */

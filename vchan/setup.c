@@ -475,7 +475,7 @@ static void probe(libvchan_t *h)
 	h->peer_missing = found == MISSING;
 }
 
-static bool is_probed(const libvchan_t *h)
+bool setup_is_for_guest(const libvchan_t *h)
 {
 	return !h->config.loopback && !h->own_cid && h->peer_cid > CID_HOST;
 }
@@ -531,7 +531,7 @@ void setup_step_waiting(libvchan_t *h, struct conn_sleep *s)
 		return;
 	if (h->plain >= 0 && !candidates && settles_for_plain(h, s))
 		return;
-	if (!is_probed(h) || h->plain >= 0 || candidates)
+	if (!setup_is_for_guest(h) || h->plain >= 0 || candidates)
 		return;
 	if (clock_now() >= h->probe_at)
 		probe(h);

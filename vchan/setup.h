@@ -20,6 +20,9 @@ void setup_step_connecting(libvchan_t *h, struct conn_sleep *s);
 /* A server: has somebody come who may be the client? */
 bool setup_has_visitor(const libvchan_t *h);
 
+/* Is the peer a guest of this machine? */
+bool setup_is_for_guest(const libvchan_t *h);
+
 /* Inside of life_enter: close all fds that are open for this. */
 void setup_close(libvchan_t *h);
 

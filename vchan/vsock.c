@@ -69,6 +69,14 @@ static void set_buffer(int fd, uint32_t buffer)
 	(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, &size, sizeof size);
 }
 
+void vsock_nudge(int fd, uint32_t buffer, bool less)
+{
+	uint64_t size = buffer - less;
+
+	/* The kernel tells the peer of each change. */
+	(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, &size, sizeof size);
+}
+
 uint32_t vsock_buffer(int fd)
 {
 	uint64_t size = 0;

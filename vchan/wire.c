@@ -86,6 +86,9 @@ static ssize_t plain_recv(libvchan_t *h, char *data, size_t size, bool wait)
 	ssize_t n = wire_received(h, gone, vsock_recv(h->sock, data, size, wait && !gone));
 
 	wire_look_for_rest(h, n, size);
+	if (n > 0)
+		atomic_store_explicit(&h->flow.received, h->flow.received + (uint64_t)n,
+				      memory_order_relaxed);
 	return n;
 }
 
