@@ -63,6 +63,8 @@ UNREACHED = {
     ("conn_await_room", "nanosleep"): ROOM,
     ("framed_recv", "ppoll"): ROOM,
     ("events_rearm_socket", "epoll_ctl"): ROOM,
+    ("vsock_has_ended", "recv"): "only where the kernel refuses to poll: two faults at a time",
+    ("vsock_nudge", "setsockopt"): "only towards a guest (tests/guest); if it fails, so be it",
     ("events_add_driver", "epoll_ctl"): "of the flavour without a thread",
     ("conn_look", "poll"): "of the flavour without a thread",
 }
