@@ -113,7 +113,7 @@ def faked(name, sanitize, flavour="", without=()):
 SESSIONS = (
     # All long tests at their full size are too much for one run: --long.
     Session("lab", ("kernel", "contract", "guest", "hostile", "kill", "soak", "bench"),
-            minutes=40, lab=True, scale=0.1, beside=True),
+            minutes=40, lab=True, scale=0.05, beside=True),
     Session("lab, simple", ("simple", "kernel", "contract", "guest", "hostile", "kill"),
             minutes=40, lab=True, flavour="simple", scale=0.05, beside=True),
     Session("native", ("build", "unit", "lab", "model", "fuzz", "lint"), minutes=25,
