@@ -88,7 +88,8 @@ struct flow {
 	uint32_t packets;           /* their sum */
 
 	/* The receiver's. */
-	_Atomic uint64_t received;  /* over either wire */
+	_Atomic uint64_t received;  /* over either wire; of a frame from its header on */
+	_Atomic uint64_t whole;     /* of that, in frames that are here to their end */
 	uint32_t left;              /* of the frame that is being received */
 	unsigned char part[FRAME_HEADER]; /* of the next header ... */
 	unsigned part_len;          /* ... so much is here */

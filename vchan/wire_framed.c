@@ -143,11 +143,19 @@ static void make_header(libvchan_t *h, uint32_t length, bool end)
 	frame_encode(&frame, f->head);
 }
 
+/* At least so much was taken in: what lies in whole frames, or our program has had. */
+static uint64_t taken_in(const struct flow *f)
+{
+	uint64_t handed = atomic_load(&f->handed), whole = atomic_load(&f->whole);
+
+	return whole > handed ? whole : handed;
+}
+
 /* What was taken in; or the question. */
 static void make_count(libvchan_t *h, bool ask)
 {
 	struct flow *f = &h->flow;
-	struct frame frame = { 0, ask, false, true, (uint32_t)atomic_load(&f->received) };
+	struct frame frame = { 0, ask, false, true, (uint32_t)taken_in(f) };
 
 	frame_encode(&frame, f->head);
 }
@@ -460,6 +468,7 @@ static bool take_header(libvchan_t *h, const unsigned char *bytes)
 	uint64_t received;
 
 	f->part_len = 0;
+	atomic_store_explicit(&f->whole, f->received, memory_order_relaxed);
 	if (!frame_decode(bytes, &frame)) {
 		cut_off(h, "sent what is no frame");
 		return false;

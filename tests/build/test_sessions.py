@@ -202,10 +202,10 @@ def test_session_of_a_flavour_tests_that_library():
 
 
 @pytest.mark.parametrize("cpus", [1, 2])
-def test_no_more_sessions_at_a_time_than_processors(cpus, monkeypatch):
+def test_no_more_sessions_at_a_time_than_places(cpus, monkeypatch):
     monkeypatch.setattr(sessions.os, "cpu_count", lambda: cpus)
     jobs = [(sessions.Session(str(number), (), 1, beside=True), [], None)
-            for number in range(5)]
+            for number in range(7)]
     jobs.append((sessions.Session("asleep", (), 1, beside=True, sleeps=True), [], None))
     log = []
     monkeypatch.setattr(sessions.Running, "begin", classmethod(
@@ -213,7 +213,7 @@ def test_no_more_sessions_at_a_time_than_processors(cpus, monkeypatch):
     monkeypatch.setattr(sessions, "end", lambda process: None)
     statuses = sessions.run_all(jobs, sessions.Sum())
     assert statuses == {job[0].name: 0 for job in jobs}
-    assert max(FakeRunning.most) == cpus
+    assert max(FakeRunning.most) == cpus * sessions.PLACES
 
 
 class FakeRunning:

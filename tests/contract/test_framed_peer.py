@@ -335,6 +335,28 @@ def test_count_of_what_is_taken_in_is_told_at_once(role):
     assert peer.counted == 5
 
 
+def test_count_does_not_tell_of_what_is_still_to_come(role):
+    """docs/wire.md, packets: of a frame that is not all here nothing is told."""
+    ours, peer = meet(role)
+    peer.raw(header(5) + b"12345" + header(0, 0, COUNT | ASK) + header(100) + b"678")
+    until(lambda: ours.data_ready == 8)
+    ours.write(b"x")
+    assert peer.receive().payload == b"x"
+    assert peer.counted == 5
+
+
+def test_count_is_never_behind_what_the_program_has_had(role):
+    """docs/wire.md, packets: or it would contradict what a header has told."""
+    ours, peer = meet(role)
+    peer.raw(header(5) + b"12345" + header(100) + b"678")
+    assert vchan.read_exactly(ours, 8) == b"12345678"
+    peer.raw(bytes(97) + header(0, 0, COUNT | ASK) + header(100) + b"9")
+    assert vchan.read_exactly(ours, 98) == bytes(97) + b"9"
+    ours.write(b"x")
+    assert peer.receive().payload == b"x"
+    assert peer.counted in (105, 106)
+
+
 # --- ASK ---------------------------------------------------------------------
 
 @pytest.mark.parametrize("ring", [4096, LARGE])

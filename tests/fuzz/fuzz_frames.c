@@ -350,7 +350,8 @@ static bool feed(const uint8_t *data, size_t n)
 	while (n) {
 		ssize_t done = send(peer, data, n, MSG_NOSIGNAL | MSG_DONTWAIT);
 
-		if (done < 0 && errno != EAGAIN)
+		/* After the end it takes in nothing, and the kernel may be full. */
+		if (done < 0 && (errno != EAGAIN || chan->eof))
 			return false;
 		if (done < 0)
 			pull();
