@@ -261,7 +261,7 @@ def test_linger_counts_from_close_for_a_slow_reader(patient):
     server, peer = vchan.with_raw_client(write_min=1 << 18)
     total = vchan.fill(server)
     closing = Task(server.close)
-    got = b""
+    got = bytearray()
     while piece := peer.recv(20_000):
         got += piece
         vchan.quiet(peer.fileno(), 1)

@@ -96,8 +96,9 @@ def test_the_process_has_one_thread(address):
 def test_nobody_is_accepted_behind_the_programs_back(address, wire):
     """A client waits until the server makes a call, however long."""
     server = address.open_server()
+    fd = server.fd  # now: asking for it later would let the peer in
     connecting = Task(address.open_client)
-    assert readable(server.fd)
+    assert readable(fd)
     if wire == "framed":
         assert connecting.asleep()
     server.wait()
