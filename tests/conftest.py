@@ -74,7 +74,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         suite = item.path.relative_to(HERE).parts[0]
         late = deadline_of(item)
-        item.add_marker(pytest.mark.timeout(late * 1.5 + 60))
+        # Besides, a fixture may boot a guest, twice.
+        item.add_marker(pytest.mark.timeout(late * 1.5 + 300))
         if suite in VSOCK_SUITES:
             reason = why_no_vsock() if reason is None else reason
             if reason:

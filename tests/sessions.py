@@ -73,8 +73,8 @@ class Session:
     fake: bool = False
     # A 1 kHz rain of signals on every thread (tests/programs/rain.c).
     rain: bool = False
-    # Runs at the same time as others of which this is said: PLACES for each processor,
-    # and besides those that mostly sleep.
+    # Runs at the same time as others of which this is said: as many as there are
+    # places(), and besides those that mostly sleep.
     beside: bool = False
     sleeps: bool = False
 
@@ -109,18 +109,18 @@ def faked(name, sanitize, flavour="", without=()):
                    without=NOT_FAKED + without, beside=True, sleeps=True)
 
 
-# The longest first.
+# Guests boot slowly beside too much: so they come when others are over.
 SESSIONS = (
     # All long tests at their full size are too much for one run: --long.
     Session("lab", ("kernel", "contract"), minutes=60, lab=True, scale=0.05, beside=True),
     Session("lab, simple", ("simple", "kernel", "contract"), minutes=60, lab=True,
             flavour="simple", scale=0.05, beside=True),
+    Session("native", ("build", "unit", "lab", "model", "fuzz", "lint"), minutes=40,
+            beside=True),
     Session("lab, guests", ("guest", "hostile", "kill", "soak", "bench"), minutes=60,
             lab=True, scale=0.1, beside=True),
     Session("lab, guests, simple", ("guest", "hostile", "kill"), minutes=60, lab=True,
             flavour="simple", scale=0.05, beside=True),
-    Session("native", ("build", "unit", "lab", "model", "fuzz", "lint"), minutes=30,
-            beside=True),
     # Some of its versions count packets, and reset a connection of too many.
     Session("lab, Linux 6.12", ("stall", "kernel"), minutes=20, lab=True, kernel="6.12",
             beside=True, sleeps=True),
@@ -399,17 +399,18 @@ class Running:
         return self.process.poll() is not None or self.seconds() > seconds_of(self.session)
 
 
-# Sessions a processor: more than half of what they do is waiting for what does not come.
-PLACES = 2
+def places():
+    """One more than processors: much of a session is waiting for what does not come."""
+    return (os.cpu_count() or 1) + 1
 
 
 def places_taken(running):
     return sum(not one.session.sleeps for one in running)
 
 
-def next_of(waiting, running, places):
+def next_of(waiting, running, most):
     """The first that has a place."""
-    return next((job for job in waiting if job[0].sleeps or places_taken(running) < places),
+    return next((job for job in waiting if job[0].sleeps or places_taken(running) < most),
                 None)
 
 
@@ -418,7 +419,7 @@ def run_all(jobs, total):
     waiting, running, statuses = list(jobs), [], {}
     try:
         while waiting or running:
-            while (job := next_of(waiting, running, PLACES * (os.cpu_count() or 1))) is not None:
+            while (job := next_of(waiting, running, places())) is not None:
                 waiting.remove(job)
                 running.append(Running.begin(*job))
             for one in [one for one in running if one.is_over()]:

@@ -213,7 +213,7 @@ def test_no_more_sessions_at_a_time_than_places(cpus, monkeypatch):
     monkeypatch.setattr(sessions, "end", lambda process: None)
     statuses = sessions.run_all(jobs, sessions.Sum())
     assert statuses == {job[0].name: 0 for job in jobs}
-    assert max(FakeRunning.most) == cpus * sessions.PLACES
+    assert max(FakeRunning.most) == cpus + 1
 
 
 class FakeRunning:

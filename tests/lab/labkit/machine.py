@@ -20,7 +20,7 @@ HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 AGENT = os.path.join(HERE, "agent.py")
 PORT = "lab.agent"
 
-BOOT_TIMEOUT = 90
+BOOT_TIMEOUT = 120
 # 0 to 2 have meanings of their own; vchan's port mapping ends at 32768.
 CIDS = range(3, 32001)
 CID_ATTEMPTS = 20
