@@ -81,6 +81,10 @@ class Coverage:
                 if lines.percent() < LEAST}
 
 
+# So begins the reason of a function that depends on how threads meet.
+SOMETIMES = "sometimes; "
+
+
 def read_reasons(text):
     """{(file, function): reason}."""
     reasons = {}
@@ -103,6 +107,8 @@ def complaints(coverage, reasons):
         yield (f"{file}:{function}: {below[file, function].percent():.1f} % of its lines, and "
                "tests/coverage-reasons has no reason")
     for file, function in reasons.keys() - below.keys():
+        if reasons[file, function].startswith(SOMETIMES):
+            continue
         known = (file, function) in coverage.functions
         yield (f"{file}:{function}: tests/coverage-reasons has a reason, and "
                f"{'it needs none' if known else 'there is no such function'}")

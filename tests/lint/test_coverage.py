@@ -81,6 +81,11 @@ def test_all_lines_together_have_a_mark():
     assert complaints(coverage, reasons) == ["50.0 % of all lines, and not 95.0 %"]
 
 
+def test_reason_that_holds_sometimes_may_be_above_the_mark():
+    coverage = coverage_of({"vchan/a.c": FULL})
+    assert not complaints(coverage, {("a.c", "all_of_it"): "sometimes; when two threads meet"})
+
+
 def test_reasons_are_read():
     text = "# a comment\n\na.c:f: never: ever\nb.c:f: out of memory\n"
     assert report.read_reasons(text) == {("a.c", "f"): "never: ever",
