@@ -12,6 +12,7 @@ import time
 import pytest
 
 import labkit
+from labkit import processes
 
 HERE = pathlib.Path(__file__).resolve().parent
 LAB = HERE / "lab"
@@ -206,3 +207,26 @@ def test_guests(tmp_path):
                "-c", HERE.parent / "pytest.ini", HERE / "guest_checks.py",
                seconds=295, LAB_MODE="auto")
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
+
+
+def test_what_cannot_be_killed_is_left_to_its_machine():
+    """A guest's QEMU whose emulated processor never comes back from it."""
+    class Stuck:
+        waits = 0
+
+        @staticmethod
+        def poll():
+            return None
+
+        @staticmethod
+        def kill():
+            pass
+
+        def wait(self, timeout):
+            self.waits += 1
+            raise subprocess.TimeoutExpired("qemu", timeout)
+
+    stuck = Stuck()
+    processes.end(stuck)
+    processes.end(stuck)
+    assert stuck.waits == 1

@@ -84,12 +84,22 @@ def spawn(argv, read_only=False, **kwargs):
     return result
 
 
+# Seconds.  An emulated processor may never leave a guest's code (klog.py), and then
+# that guest's QEMU cannot be killed: it goes with the machine that it runs on.
+BURIAL = 20
+_unburied = set()
+
+
 def end(process):
     """Kill a process of ours and bury it."""
-    if process and process.poll() is None:
+    if not process or process in _unburied:
+        return
+    if process.poll() is None:
         process.kill()
-    if process:
-        process.wait()
+    try:
+        process.wait(BURIAL)
+    except subprocess.TimeoutExpired:
+        _unburied.add(process)
 
 
 def memfd(name, data=b""):
