@@ -146,6 +146,19 @@ def test_sessions_side_by_side_are_told_and_added_up_one_by_one(run_tests):
     assert told == sorted(told) and "three is wrong" in output
 
 
+def test_lab_that_is_lost_is_run_once_more_and_loudly(run_tests, tmp_path, monkeypatch):
+    """It has no report the first time; the second one counts."""
+    fake_lab(tmp_path, monkeypatch, f"""
+[ -e {tmp_path}/lost ] || {{ touch {tmp_path}/lost; exit 70; }}
+while [ "$1" != -- ]; do shift; done
+shift
+exec "$@"
+""")
+    status, output, last = run_tests("good", lab=True, beside=True)
+    assert (status, last) == (0, "2 passed, 0 failed, 0 skipped")
+    assert "the whole session: the kernel of the lab's machine complained" in output
+
+
 def test_sanitizer_runs_against_its_own_build():
     session = sessions.Session("x", ("contract",), 1, sanitize="address,undefined")
     assert session.build == "build-address-undefined"
