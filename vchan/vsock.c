@@ -246,7 +246,7 @@ bool vsock_has_ended(int fd)
  * for their end.  The ENOBUFS of a connection that was reset stays. */
 static bool may_try_again(int *tries)
 {
-	if (errno == ENOMEM || errno == ENOBUFS)
+	if (vsock_is_short_of_memory(errno))
 		return ++*tries < MEMORY_TRIES;
 	return errno == EINTR;
 }

@@ -42,10 +42,14 @@ void vsock_nudge(int fd, uint32_t buffer, bool less);
 /* The kernel's buffer of a socket, bytes; 0 when it does not tell. */
 uint32_t vsock_buffer(int fd);
 
+static inline bool vsock_is_short_of_memory(int err)
+{
+	return err == ENOBUFS || err == ENOMEM;
+}
 /* Nothing is wrong with the connection: there is no room, no data or no memory now. */
 static inline bool vsock_will_go_again(int err)
 {
-	return err == EAGAIN || err == ENOBUFS || err == ENOMEM;
+	return err == EAGAIN || vsock_is_short_of_memory(err);
 }
 
 /* As send(2) and recvmsg(2).  wait: block in the kernel; else EAGAIN. */

@@ -7,14 +7,9 @@
 
 #include "vsock.h"
 
-static bool is_short_of_memory(void)
-{
-	return errno == ENOBUFS || errno == ENOMEM;
-}
-
 ssize_t wire_not_sent(libvchan_t *h, ssize_t n)
 {
-	bool starved = n < 0 && is_short_of_memory();
+	bool starved = n < 0 && vsock_is_short_of_memory(errno);
 
 	if (atomic_load(&h->starved) != starved)
 		atomic_store(&h->starved, starved);
@@ -71,7 +66,7 @@ ssize_t wire_not_received(libvchan_t *h, bool gone, ssize_t n)
 		return 0;
 	/* One that was reset says so for ever, and in the simple flavour nobody else
 	 * looks. */
-	if (n < 0 && !gone && is_short_of_memory() && !vsock_has_ended(h->sock))
+	if (n < 0 && !gone && vsock_is_short_of_memory(errno) && !vsock_has_ended(h->sock))
 		return 0;
 	if (n < 0 && errno != EAGAIN)
 		log_info(&h->log, "receive: %s", log_reason(errno).text);
