@@ -19,6 +19,7 @@ PROGRAMS = {
     "flood": vchan.ROOT / "tests" / "programs" / "flood.c",
     "volume": vchan.ROOT / "tests" / "volume" / "volume.c",
     "mortal": vchan.ROOT / "tests" / "programs" / "mortal.c",
+    "late.so": vchan.ROOT / "tests" / "programs" / "late.c",
     "rain.so": vchan.ROOT / "tests" / "programs" / "rain.c",
 }
 HEADERS = list((vchan.ROOT / "tests" / "programs").glob("*.h"))

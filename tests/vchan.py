@@ -108,9 +108,12 @@ class Attendant(threading.Thread):
     def run(self):
         while True:
             for fd, _ in self.epoll.poll():
-                with self.lock:
-                    if fd in self.handles:
-                        library().libvchan_is_open(self.handles[fd])
+                self.look(fd)
+
+    def look(self, fd):
+        with self.lock:
+            if fd in self.handles:
+                library().libvchan_is_open(self.handles[fd])
 
     def begin(self, fd, handle):
         with self.lock:
@@ -503,7 +506,8 @@ def readable_for_good(fd):
     """Wait until the fd has something to tell to the program.
 
     Before a channel is connected the simple flavour's fd is readable for each step that
-    a call shall take, too; but not for long, as the Attendant sees to it.
+    a call shall take, too; but not for long, as the Attendant sees to it.  On a busy
+    machine that may come too late, so each look here is followed by one of its own.
     """
     if not SIMPLE:
         return readable(fd)
@@ -511,6 +515,7 @@ def readable_for_good(fd):
     in_a_row = 0
     while in_a_row < 10:
         in_a_row = in_a_row + 1 if poll(fd) == select.POLLIN else 0
+        _attendant.look(fd)
         assert time.monotonic() < deadline, "not readable for good"
         time.sleep(0.003)
     return True

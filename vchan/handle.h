@@ -132,6 +132,7 @@ struct libvchan {
 	atomic_bool finished;      /* not an asynchronous connect, or it is done */
 	atomic_bool orphan;        /* a forked child's copy: fds closed, no thread */
 	atomic_bool closing;
+	atomic_bool answered;      /* a client has our hello: it is connected, we will be */
 	int64_t linger_until;      /* ns; set before closing */
 	struct events events;
 	atomic_bool fd_used;       /* the program sleeps on the fd, or may do so */

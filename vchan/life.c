@@ -113,6 +113,14 @@ void life_remove(libvchan_t *h)
 	life_leave(&saved);
 }
 
+/* A client has been told that it is connected, and the thread is about to say so here.
+ * A caller that a handler's exit() has stopped there never will. */
+static bool is_being_connected(const libvchan_t *h)
+{
+	return driver_attends && handle_state(h) == WAITING && atomic_load(&h->answered) &&
+	       !atomic_load(&h->dead);
+}
+
 /* What other threads go on writing does not keep the process from its end. */
 static bool owes(libvchan_t *h)
 {
@@ -141,7 +149,10 @@ static bool flush_all(int64_t start)
 	for (libvchan_t *h = handles; h; h = h->next) {
 		if (!h->exit_mark)
 			h->exit_mark = atomic_load(&h->out.put);
-		if (!owes(h) || clock_now() > start + h->config.linger_ms * CLOCK_MS)
+		if (clock_now() > start + h->config.linger_ms * CLOCK_MS)
+			continue;
+		left |= is_being_connected(h);
+		if (!owes(h))
 			continue;
 		if (pthread_mutex_trylock(&h->draining) == 0) {
 			wire_drain(h);

@@ -387,7 +387,9 @@ static bool welcome(libvchan_t *h, struct candidate *c, const char **why)
 	*why = hello_decode(c->hello, &hello);
 	if (*why)
 		return false;
+	atomic_store(&h->answered, true);
 	if (say_hello(h, c->fd) < 0) {
+		atomic_store(&h->answered, false);
 		*why = "it takes no hello";
 		return false;
 	}

@@ -382,7 +382,7 @@ void wire_end(libvchan_t *h)
 {
 	sigset_t saved;
 
-	if (!h->framed || handle_state(h) != CONNECTED || atomic_load(&h->dead))
+	if (handle_state(h) != CONNECTED || !h->framed || atomic_load(&h->dead))
 		return;
 	signals_block(&saved);
 	/* Held for good: by a send that exit() has stopped, at a place in the

@@ -189,7 +189,7 @@ def test_wait_does_not_eat_the_outcome(address):
 def test_finish_true_sets_blocking_mode(accepted):
     """1.3 async: `blocking` sets the mode."""
     client, peer = accepted
-    client.finish(True)
+    assert client.finish(True) == 0
     reading = Task(client.read, 1)
     assert reading.asleep()
     peer.sendall(b"x")

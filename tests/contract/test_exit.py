@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """When the program ends without libvchan_close (design 1.3)."""
+import os
 import signal
 
 import pytest
 
+import programs
 import vchan
+from framed_peer import FramedPeer
 from puppet import Puppet
 from vchan import PAGE, pattern, until
 
@@ -63,6 +66,34 @@ def test_exit_of_a_server_delivers(address):
     puppet("pour", 100_000, 100)
     puppet.begin("exit", 0)
     assert vchan.recv_all(peer) == pattern(100_000)
+
+
+if not vchan.SIMPLE:  # there nobody connects behind the program's back
+    def server_with_a_late_thread(address, **variables):
+        """A puppet, in exit(), whose client has our hello; the client."""
+        late = ":".join(filter(None, [os.environ.get("LD_PRELOAD"),
+                                      str(programs.program("late.so"))]))
+        puppet = Puppet.serving(address, LD_PRELOAD=late, **variables)
+        puppet.write(b"greeting")
+        peer = FramedPeer.connect(address)
+        peer.hello()
+        peer.hear_hello()
+        puppet.begin("exit", 0)
+        return puppet, peer
+
+    def test_exit_between_hello_and_connected_delivers(address):
+        """1.3: the client is connected from our hello on, before the server knows it is."""
+        puppet, peer = server_with_a_late_thread(address)
+        assert peer.receive_payload(8) == b"greeting"
+        assert peer.receive().end
+        assert puppet.ended() == 0
+
+    def test_exit_while_the_connection_is_chosen():
+        """1.3: exit() looks at what the thread is changing (for ThreadSanitizer)."""
+        for _ in range(3):
+            puppet, _peer = server_with_a_late_thread(
+                vchan.Address.fresh(), LATE_MS=0, VCHAN_VSOCK_LINGER_MS=0)
+            assert puppet.ended() == 0
 
 
 def test_exit_is_bounded_by_the_linger(address):

@@ -327,8 +327,8 @@ def test_what_has_only_arrived_is_not_acknowledged(role):
 def test_count_of_what_is_taken_in_is_told_at_once(role):
     """docs/wire.md, packets: it is no matter whether the program has read it."""
     ours, peer = meet(role)
-    peer.send(b"12345")
-    peer.count(ASK)
+    # In one piece: the question is here when the bytes are.
+    peer.raw(header(5) + b"12345" + header(0, 0, COUNT | ASK))
     until(lambda: ours.data_ready == 5)
     ours.write(b"x")
     assert peer.receive().payload == b"x"
