@@ -9,6 +9,10 @@
 PREFIX     ?= /usr/local
 LIBDIR     ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
+BINDIR     ?= $(PREFIX)/bin
+DATADIR    ?= $(PREFIX)/share
+UNITDIR    ?= $(PREFIX)/lib/systemd/system
+SYSCONFDIR ?= $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
 WERROR     ?= -Werror
 INSTALL    ?= install
 OBJCOPY    ?= objcopy
@@ -68,6 +72,8 @@ OUR_CFLAGS   = -std=gnu11 $(WARNINGS) $(CODE) -fPIC -fvisibility=hidden -pthread
 OUR_LDFLAGS  = $(RULES) -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack \
 	-Wl,-z,nodelete -Wl,--version-script=$(MAP)
 
+TOOL_LDFLAGS = -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack
+
 # What the compiler included, for the next run of make.
 DEPENDS = -MMD -MP -MT $@ -MF $@.d
 COMPILE = $(CC) $(OUR_CPPFLAGS) $(CPPFLAGS) $(OUR_CFLAGS) $(CFLAGS)
@@ -82,11 +88,17 @@ quiet := @
 say   := @printf '  %-8s %s\n'
 endif
 
-all: $(LIBRARIES)
+# The command.  It has the library's objects inside, since it uses more of them than
+# the library shows.
+TOOL     := $(BUILD)/$(NAME)
+TOOLS    := $(sort $(wildcard tools/*.c))
+TOOL_OBJECTS := $(TOOLS:%.c=$(BUILD)/%.o)
+
+all: $(LIBRARIES) $(TOOL)
 
 help:
-	@echo 'make             the library, shared and static, in $(BUILD)/'
-	@echo 'make install     into DESTDIR, PREFIX, LIBDIR, INCLUDEDIR;'
+	@echo 'make             the library, shared and static, and the command, in $(BUILD)/'
+	@echo 'make install     into DESTDIR, PREFIX, LIBDIR, INCLUDEDIR, BINDIR, ...;'
 	@echo '                 VCHAN_DEFAULT=no leaves vchan.pc out'
 	@echo 'make uninstall   take it away again'
 	@echo 'make demo        a real guest and its host talk; see the README'
@@ -106,7 +118,7 @@ help:
 # The stamp holds the commands and the list of sources, and is touched only
 # when they change.
 FLAGS := $(BUILD)/flags
-STAMP  = $(COMPILE) | $(LINK) $(LDLIBS) | $(SOURCES)
+STAMP  = $(COMPILE) | $(LINK) $(LDLIBS) | $(SOURCES) $(TOOLS)
 $(FLAGS): FORCE
 	@mkdir -p $(@D)
 	@printf '%s\n' $(call quote,$(STAMP)) | cmp -s - $@ || \
@@ -116,6 +128,16 @@ $(BUILD)/vchan/%.o: vchan/%.c $(FLAGS) VERSION
 	@mkdir -p $(@D)
 	$(say) CC $@
 	$(quiet)$(COMPILE) $(DEPENDS) -c -o $@ $<
+
+$(BUILD)/tools/%.o: tools/%.c $(FLAGS) VERSION
+	@mkdir -p $(@D)
+	$(say) CC $@
+	$(quiet)$(COMPILE) $(DEPENDS) -c -o $@ $<
+
+$(TOOL): $(TOOL_OBJECTS) $(call objects,$(NAME)) $(FLAGS)
+	$(say) LINK $@
+	$(quiet)$(CC) $(OUR_CFLAGS) $(CFLAGS) $(TOOL_LDFLAGS) $(LDFLAGS) -o $@ $(TOOL_OBJECTS) \
+		$(call objects,$(NAME)) $(LDLIBS)
 
 # One flavour, from its objects; $(1) is its name.
 #
@@ -195,8 +217,8 @@ fault-programs: $(LIVES)
 # build.  A stamp means that the tool had nothing to say about that file.  clang-tidy
 # knows printf and its like, but not what fortifying makes of them.
 LIBRARY_C := $(SOURCES)
-PROGRAMS_C := $(sort $(wildcard bench/*.c demo/*.c tests/*/*.c))
-HEADERS := $(sort $(wildcard libvchan.h vchan/*.h bench/*.h tests/*/*.h))
+PROGRAMS_C := $(sort $(wildcard bench/*.c demo/*.c tools/*.c tests/*/*.c))
+HEADERS := $(sort $(wildcard libvchan.h vchan/*.h bench/*.h tools/*.h tests/*/*.h))
 LINT := $(BUILD)/lint
 TIDY_RULES := .clang-tidy tests/.clang-tidy
 
@@ -277,6 +299,7 @@ bench-program: $(BENCH_WITH_THREAD) $(BENCH_SIMPLE)
 
 TO_LIB     = $(call quote,$(DESTDIR)$(LIBDIR))
 TO_PC      = $(call quote,$(DESTDIR)$(LIBDIR)/pkgconfig)
+TO_BIN     = $(call quote,$(DESTDIR)$(BINDIR))
 TO_INCLUDE = $(call quote,$(DESTDIR)$(INCLUDEDIR)/$(NAME))
 
 # A path in a .pc file has its special characters escaped, and those of sed
@@ -310,7 +333,8 @@ $(quiet)rm -f $(TO_PC)/$(1).pc $(TO_LIB)/$(call linkname,$(1)) \
 endef
 
 install: all
-	$(quiet)$(INSTALL) -d $(TO_LIB) $(TO_PC) $(TO_INCLUDE)
+	$(quiet)$(INSTALL) -d $(TO_LIB) $(TO_PC) $(TO_INCLUDE) $(TO_BIN)
+	$(quiet)$(INSTALL) -m 755 $(TOOL) $(TO_BIN)/$(NAME)
 	$(quiet)$(INSTALL) -m 644 libvchan.h $(TO_INCLUDE)/libvchan.h
 	$(foreach f,$(FLAVOURS),$(call INSTALL_FLAVOUR,$(f)))
 ifneq ($(VCHAN_DEFAULT),no)
@@ -325,7 +349,7 @@ endif
 uninstall:
 	$(quiet)if $(OUR_DEFAULT); then rm -f $(TO_PC)/vchan.pc; fi
 	$(foreach f,$(FLAVOURS),$(call UNINSTALL_FLAVOUR,$(f)))
-	$(quiet)rm -f $(TO_INCLUDE)/libvchan.h
+	$(quiet)rm -f $(TO_INCLUDE)/libvchan.h $(TO_BIN)/$(NAME)
 	$(quiet)if test -d $(TO_INCLUDE); then rmdir $(TO_INCLUDE); fi
 
 demo:
@@ -359,4 +383,4 @@ FORCE:
 .PHONY: lint tidy analyze cppcheck coverage
 .DELETE_ON_ERROR:
 
--include $(addsuffix .d,$(SOURCES:%.c=$(BUILD)/%.o) $(UNITS) $(FUZZERS) $(ENGINES) $(BUILD)/demo/vchan-demo)
+-include $(addsuffix .d,$(SOURCES:%.c=$(BUILD)/%.o) $(TOOL_OBJECTS) $(UNITS) $(FUZZERS) $(ENGINES) $(BUILD)/demo/vchan-demo)

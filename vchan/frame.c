@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "le.h"
 #include "ring.h"
 
 #define RING_MIN 4096u
@@ -12,28 +13,6 @@
 /* Its fourth byte is a digit, so that as a frame's header it sets a bit that
  * has no meaning: a second hello never passes for a frame. */
 static const unsigned char magic[8] = { 'v', 'c', 'h', '1', 'w', 'i', 'r', 'e' };
-
-static void put16(unsigned char *to, uint16_t v)
-{
-	to[0] = (unsigned char)v;
-	to[1] = (unsigned char)(v >> 8);
-}
-
-static void put32(unsigned char *to, uint32_t v)
-{
-	put16(to, (uint16_t)v);
-	put16(to + 2, (uint16_t)(v >> 16));
-}
-
-static uint16_t get16(const unsigned char *from)
-{
-	return (uint16_t)(from[0] | from[1] << 8);
-}
-
-static uint32_t get32(const unsigned char *from)
-{
-	return get16(from) | (uint32_t)get16(from + 2) << 16;
-}
 
 void hello_encode(const struct hello *h, unsigned char to[HELLO_SIZE])
 {
