@@ -2,51 +2,28 @@
 """The command, run as a user runs it, on the vsock that tests/fake makes.
 
 This process opens no vsock; its children do, and they have the fake before them.
-$VCHAN_TOOL names another build's command, for example build-address-undefined's.
 """
 import os
-import pathlib
-import re
 import subprocess
 import sys
-import threading
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-FAKE = ROOT / "build" / "fake" / "vsock.so"
-TOOL = pathlib.Path(os.environ.get("VCHAN_TOOL") or ROOT / "build" / "vchan-vsock").resolve()
-
-# How long a command may take that has nothing to wait for, on a busy machine.
-LATE = 40
-
-
-def make(target, *options):
-    subprocess.run(["make", "-s", *options, str(target.relative_to(ROOT))], cwd=ROOT,
-                   check=True, timeout=300)
-
-
-def flavour():
-    """What a build directory's name says about it: build-address-undefined."""
-    return TOOL.parent.name.split("-")[1:] if TOOL.parent.parent == ROOT else []
+import tooling
 
 
 @pytest.fixture(scope="session")
 def tool_built():
     """The path of the command, and of the fake, both up to date."""
-    make(FAKE)
-    if flavour():
-        make(TOOL, "CC=gcc", "SANITIZE=" + ",".join(flavour()))
-    elif TOOL.parent == ROOT / "build":
-        make(TOOL)
-    return TOOL
+    tooling.build()
+    return tooling.TOOL
 
 
 @pytest.fixture
 def surroundings(tool_built):
     """surroundings(domain, **variables): the environment of a child that has the fake."""
     def of(domain=None, **variables):
-        env = dict(os.environ, LD_PRELOAD=str(FAKE), FAKE_VSOCK=f"tools-{os.getpid()}",
+        env = dict(os.environ, LD_PRELOAD=str(tooling.FAKE), FAKE_VSOCK=f"tools-{os.getpid()}",
                    VCHAN_VSOCK_LOOPBACK="1",
                    # A sanitizer's library wants to be the first; it need not be.
                    ASAN_OPTIONS="verify_asan_link_order=0")
@@ -66,7 +43,7 @@ def tool(tool_built, surroundings):
 
     Bytes, if not text=True; other options are those of subprocess.run.
     """
-    def run(*arguments, domain=None, env=(), timeout=LATE, **options):
+    def run(*arguments, domain=None, env=(), timeout=tooling.LATE, **options):
         if "input" not in options:
             options.setdefault("stdin", subprocess.DEVNULL)
         if "stdout" not in options and "stderr" not in options:
@@ -94,7 +71,7 @@ def start_tool(tool_built, surroundings):
 
     yield start
     for process in started:
-        end(process)
+        tooling.end(process)
 
 
 @pytest.fixture
@@ -112,46 +89,10 @@ def start_python(surroundings):
 
     yield start
     for process in started:
-        end(process)
-
-
-def end(process):
-    if process.poll() is None:
-        process.kill()
-    process.wait(LATE)
-    for stream in (process.stdin, process.stdout, process.stderr):
-        if stream:
-            try:
-                stream.close()
-            except OSError:  # what was not written yet has nobody to read it
-                pass
-
-
-class Reader(threading.Thread):
-    """Reads a stream to its end, beside the test."""
-
-    def __init__(self, stream):
-        super().__init__(daemon=True)
-        self.stream = stream
-        self.data = bytearray()
-        self.changed = threading.Condition()
-        self.start()
-
-    def run(self):
-        while piece := os.read(self.stream.fileno(), 1 << 16):
-            with self.changed:
-                self.data += piece
-                self.changed.notify_all()
-
-    def until(self, pattern, timeout=LATE):
-        """The match, once the pattern has come."""
-        with self.changed:
-            assert self.changed.wait_for(lambda: re.search(pattern, self.data), timeout), \
-                f"{pattern!r} has not come: {bytes(self.data[-2000:])!r}"
-            return re.search(pattern, self.data)
+        tooling.end(process)
 
 
 @pytest.fixture
 def reader():
     """reader(stream): a thread that reads it; .until(rb"pattern"), .data."""
-    return Reader
+    return tooling.Reader
