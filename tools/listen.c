@@ -50,7 +50,8 @@ static bool serve_one(const struct wish *w, struct stream_input *input, int stop
 static int serve(const struct wish *w)
 {
 	struct stream_input input;
-	int stop_fd, status = TOOL_FAILED;
+	int stop_fd, status;
+	bool more;
 
 	stream_open_input(&input, &w->plan);
 	stop_fd = stop_begin();
@@ -58,8 +59,9 @@ static int serve(const struct wish *w)
 		return tool_failed("eventfd: %s", strerror(errno));
 	if (!channel_check(&w->address, true))
 		return TOOL_FAILED;
-	while (serve_one(w, &input, stop_fd, &status))
-		continue;
+	do
+		more = serve_one(w, &input, stop_fd, &status);
+	while (more);
 	stop_now();
 	return status;
 }

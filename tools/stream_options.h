@@ -51,7 +51,8 @@ enum {
 	"                         it may think for longer than the 5 seconds\n" \
 	"\n" \
 	"Exit status: 0 all was delivered to the peer and written out; 1 it was not, and the\n" \
-	"reason is on standard error; 2 the command line is wrong; with --exec, the command's.\n"
+	"reason is on standard error; 2 the command line is wrong; with --exec, the command's.\n" \
+	"SIGINT, SIGTERM and SIGHUP end it, and the command, cleanly; a second one at once.\n"
 
 void stream_preset(struct stream_plan *plan);
 /* One of the options above: 1; not one of them: 0; -1: refused. */

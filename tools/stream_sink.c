@@ -43,13 +43,13 @@ void sink_open(struct stream_sink *s, int fd)
 		return;
 	s->kind = SINK_PLAIN;
 	flags = fcntl(fd, F_GETFL);
-	if (fstat(fd, &st) < 0 || S_ISREG(st.st_mode) || (flags >= 0 && (flags & O_NONBLOCK)))
+	if (fstat(fd, &st) < 0 || (flags >= 0 && (flags & O_NONBLOCK)))
 		return;
 	if (S_ISFIFO(st.st_mode))
 		open_pipe(s, fd);
 	else if (S_ISSOCK(st.st_mode))
 		s->kind = SINK_SOCKET;
-	else
+	else if (isatty(fd))
 		s->kind = SINK_CAREFUL;
 }
 

@@ -13,7 +13,7 @@
 
 enum sink_kind {
 	SINK_NOWHERE, /* thrown away */
-	SINK_PLAIN,   /* a file, or what is non-blocking already */
+	SINK_PLAIN,   /* a file, a device, or what is non-blocking already */
 	SINK_SOCKET,
 	SINK_CAREFUL, /* as much as never blocks once poll has said that there is room */
 };

@@ -18,8 +18,8 @@ static void note(int signo)
 
 	if (signo != SIGCHLD)
 		came = signo;
-	if (write(event, &one, sizeof one) < 0)
-		came = came; /* it is readable already */
+	/* If it cannot be written it is readable already. */
+	(void)!write(event, &one, sizeof one);
 	errno = err;
 }
 

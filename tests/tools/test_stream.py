@@ -362,6 +362,33 @@ while piece := peer.recv(65536):
     assert ended(server) == (b"", "")
 
 
+def test_framed_peer_that_breaks_the_rules(listen, start_python, address):
+    """What came before is written out."""
+    server = listen()
+    peer = start_python(PLAIN_CLIENT + """
+peer.sendall(b"vch1wire" + bytes([1]) + bytes(23))
+assert peer.recv(32, socket.MSG_WAITALL).startswith(b"vch1wire")
+peer.sendall(bytes([5, 0, 0, 0, 0, 0, 0, 0]) + b"first" + b"\\xff" * 8)
+peer.recv(1)
+""", address.vsock_port + (1 << 31))
+    out, said = ended(server, 1)
+    assert out == b"first"
+    assert "the peer broke the rules of the wire" in said
+    assert peer.wait(tooling.LATE) == 0, peer.stderr.read()
+
+
+def test_peer_that_is_killed(listen, connect):
+    """What its kernel had is written out; what it owed shows in its own status only."""
+    server, client = listen(stdin=NOBODY), connect()
+    read = tooling.Reader(server.stdout)
+    client.stdin.write(HELLO)
+    client.stdin.flush()
+    read.until(HELLO)
+    client.kill()
+    assert server.wait(tooling.LATE) == 0
+    assert (bytes(read.data), server.stderr.read()) == (HELLO, b"")
+
+
 # --- commands ---
 
 def test_commands_at_both_ends(listen, connect):
@@ -447,6 +474,29 @@ def test_keep_gathers_from_all(listen, connect):
     server.send_signal(signal.SIGINT)
     assert server.wait(tooling.LATE) == -signal.SIGINT
     assert bytes(read.data) == b"0\n1\n2\n"
+
+
+def test_keep_goes_on_receiving_when_its_input_has_ended(listen, connect):
+    server = feed(listen("--keep", "--linger", "0"), HELLO)
+    assert ended(connect(stdin=NOBODY))[0] == HELLO
+    read = tooling.Reader(server.stdout)
+    for n in range(2):
+        client = connect("--send-only")
+        client.stdin.write(b"%d\n" % n)
+        client.stdin.flush()
+        read.until(b"%d\n" % n)
+        assert client.poll() is None
+        assert ended(feed(client, b"")) == (b"", "")
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(tooling.LATE) == -signal.SIGTERM
+
+
+def test_keep_tells_of_a_peer_that_left_early_and_serves_the_next(listen, connect, tmp_path):
+    server = listen("--keep", "--send-only", stdin=in_file(tmp_path, DATA))
+    ended(connect("--exec", "head -c 1 >/dev/null"))
+    assert ended(connect(stdin=NOBODY)) == (DATA, "")
+    server.send_signal(signal.SIGTERM)
+    assert "left before all" in ended(server, -signal.SIGTERM)[1]
 
 
 # --- signals ---
