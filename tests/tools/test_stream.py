@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import subprocess
+import termios
 import time
 
 import pytest
@@ -221,6 +222,25 @@ def test_reader_that_stops_holds_up_the_writer_and_nothing_is_lost(listen, conne
     assert ended(client) == (b"", "")
 
 
+def test_what_the_channel_has_taken_is_delivered_however_long_it_takes(listen, connect):
+    """Closing it would wait for the reader for a millisecond, and lose the rest."""
+    small = {"VCHAN_VSOCK_LINGER_MS": 1, "VCHAN_VSOCK_BUFFER_SIZE": 4096}
+    server = listen(stdin=NOBODY, env=small)
+    client = connect("--send-only", env=small)
+    read = tooling.Reader(server.stdout)
+    client.stdin.write(HELLO)
+    client.stdin.flush()
+    read.until(HELLO)
+    server.send_signal(signal.SIGSTOP)
+    feed(client, OTHER[:100000])
+    with pytest.raises(subprocess.TimeoutExpired):
+        client.wait(0.3)
+    server.send_signal(signal.SIGCONT)
+    assert client.wait(tooling.LATE) == server.wait(tooling.LATE) == 0
+    read.join(tooling.LATE)
+    assert bytes(read.data) == HELLO + OTHER[:100000]
+
+
 def test_full_output_does_not_hold_up_the_input(listen, connect):
     server = listen()
     client = connect()
@@ -375,6 +395,25 @@ peer.recv(1)
     assert out == b"first"
     assert "the peer broke the rules of the wire" in said
     assert peer.wait(tooling.LATE) == 0, peer.stderr.read()
+
+
+def test_peer_that_dies_with_some_of_it_unread(listen, connect):
+    """It had been told of, and taken by a kernel; but its program has not had it."""
+    server, client = listen(stdin=NOBODY), connect()
+    read = tooling.Reader(server.stdout)
+    client.stdin.write(HELLO)
+    client.stdin.flush()
+    read.until(HELLO)
+    server.send_signal(signal.SIGSTOP)
+    client.stdin.write(HELLO)
+    client.stdin.flush()
+    until(lambda: unread(client.stdin) == 0)
+    server.kill()
+    assert "left before all" in ended(client, 1)[1]
+
+
+def unread(pipe):
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), "little")
 
 
 def test_peer_that_is_killed(listen, connect):
