@@ -23,10 +23,11 @@ def tool_built():
 def surroundings(tool_built):
     """surroundings(domain, **variables): the environment of a child that has the fake."""
     def of(domain=None, **variables):
-        env = dict(os.environ, LD_PRELOAD=str(tooling.FAKE), FAKE_VSOCK=f"tools-{os.getpid()}",
-                   VCHAN_VSOCK_LOOPBACK="1",
+        env = dict(os.environ, VCHAN_VSOCK_LOOPBACK="1",
                    # A sanitizer's library wants to be the first; it need not be.
                    ASAN_OPTIONS="verify_asan_link_order=0")
+        if not tooling.REAL:
+            env.update(LD_PRELOAD=str(tooling.FAKE), FAKE_VSOCK=f"tools-{os.getpid()}")
         if domain is not None:
             env["VCHAN_DOMAIN"] = str(domain)
         for name, value in variables.items():

@@ -397,15 +397,18 @@ peer.recv(1)
     assert peer.wait(tooling.LATE) == 0, peer.stderr.read()
 
 
-def test_peer_that_dies_with_some_of_it_unread(listen, connect):
-    """It had been told of, and taken by a kernel; but its program has not had it."""
-    server, client = listen(stdin=NOBODY), connect()
+@pytest.mark.parametrize("wire, size", [("framed", 5), ("plain", 100000)])
+def test_peer_that_dies_with_some_of_it_unread(listen, connect, wire, size):
+    """All of it has left our hands; but its program has not had it, or, over the plain
+    wire, which does not tell of that, its kernel."""
+    env = {"VCHAN_VSOCK_WIRE": wire, "VCHAN_VSOCK_BUFFER_SIZE": 4096}
+    server, client = listen(stdin=NOBODY, env=env), connect(env=env)
     read = tooling.Reader(server.stdout)
     client.stdin.write(HELLO)
     client.stdin.flush()
     read.until(HELLO)
     server.send_signal(signal.SIGSTOP)
-    client.stdin.write(HELLO)
+    client.stdin.write(bytes(size))
     client.stdin.flush()
     until(lambda: unread(client.stdin) == 0)
     server.kill()
