@@ -20,7 +20,6 @@
 #include "vchan/clock.h"
 
 #define BUFFER ((size_t)256 << 10)
-#define PIPE_SIZE ((int)BUFFER)
 #define NULL_MAJOR 1u
 #define NULL_MINOR 3u
 
@@ -90,8 +89,7 @@ void stream_open_input(struct stream_input *input, const struct stream_plan *pla
 		return;
 	if (S_ISREG(st.st_mode))
 		input->start = lseek(input->fd, 0, SEEK_CUR);
-	if (S_ISFIFO(st.st_mode))
-		fcntl(input->fd, F_SETPIPE_SZ, PIPE_SIZE);
+	pipe_enlarge(input->fd);
 }
 
 /* For this peer. */

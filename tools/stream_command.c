@@ -11,11 +11,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "stream_sink.h"
 #include "vchan/clock.h"
 
 #define GRACE (2 * CLOCK_S)
 #define LOOK_EVERY_MS 10
-#define PIPE_SIZE (256 << 10)
 #define SIGNALLED 128 /* and the signal: what a shell says of such an end */
 
 static void close_fd(int *fd)
@@ -86,9 +86,8 @@ int command_start(struct stream_command *c, const char *line)
 		err = errno;
 	c->to = in[1];
 	c->from = out[0];
-	/* Fewer switches, if they may be so large. */
-	fcntl(c->to, F_SETPIPE_SZ, PIPE_SIZE);
-	fcntl(c->from, F_SETPIPE_SZ, PIPE_SIZE);
+	pipe_enlarge(c->to);
+	pipe_enlarge(c->from);
 	if (!err)
 		err = spawn(&c->pid, line, in[0], out[1]);
 	close_fd(&in[0]);

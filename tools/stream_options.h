@@ -29,7 +29,7 @@ enum {
 
 #define STREAM_OPTIONS_HELP \
 	"  -e, --exec COMMAND     run COMMAND (sh -c) with the channel as its standard input\n" \
-	"                         and output; the channel ends when both have ended\n" \
+	"                         and output; it ends when COMMAND and its output have ended\n" \
 	"  -q, --linger SECONDS   how long the peer must be silent after the end of the input\n" \
 	"                         before this end closes; default 5; \"forever\": the peer does\n" \
 	"      --send-only        what the peer says is thrown away; the same as --linger 0\n" \
@@ -42,9 +42,9 @@ enum {
 #define STREAM_END_HELP \
 	"The end.  A channel can only be closed in both directions at once.  So when standard\n" \
 	"input ends, all of it is delivered, and then the peer is heard until it closes, or has\n" \
-	"been silent for --linger seconds.  Without input (/dev/null, or --recv-only) it is the\n" \
-	"peer that closes.  When it does, what it has sent is written out to the last byte; that\n" \
-	"it has died and not closed cannot always be told.\n" \
+	"been silent for --linger seconds, 5 by default.  Without input (/dev/null, --recv-only)\n" \
+	"it is the peer that closes.  When it does, what it has sent is written out to the last\n" \
+	"byte.  One that has died looks like one that has closed.\n" \
 	"  one way, a file:       the sender ends by itself, --send-only at once; the receiver\n" \
 	"                         follows\n" \
 	"  question and answer:   prints the answer until the server ends; --linger forever if\n" \

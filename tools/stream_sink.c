@@ -12,6 +12,14 @@
 
 #define PIPE_SIZE (256 << 10)
 
+void pipe_enlarge(int fd)
+{
+	int size = fcntl(fd, F_GETPIPE_SZ);
+
+	if (size >= 0 && size < PIPE_SIZE)
+		fcntl(fd, F_SETPIPE_SZ, PIPE_SIZE);
+}
+
 /* The same pipe, opened once more, has flags of its own. */
 static int open_again(int fd)
 {
@@ -25,8 +33,7 @@ static void open_pipe(struct stream_sink *s, int fd)
 {
 	int again = open_again(fd);
 
-	/* Fewer switches to who reads it. */
-	fcntl(fd, F_SETPIPE_SZ, PIPE_SIZE);
+	pipe_enlarge(fd);
 	s->own = again >= 0;
 	if (s->own)
 		s->fd = again;

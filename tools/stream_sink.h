@@ -24,6 +24,10 @@ struct stream_sink {
 	bool own;  /* opened here */
 };
 
+/* Fewer switches between who writes and who reads it; does nothing to what is no pipe, or
+ * is large already, or may not become so. */
+void pipe_enlarge(int fd);
+
 /* For an fd of anybody's; -1: nowhere. */
 void sink_open(struct stream_sink *s, int fd);
 /* The bytes that went, 0 when there is no room now; -1: errno. */
