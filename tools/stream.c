@@ -45,7 +45,8 @@ struct stream {
 	bool readable;      /* the channel may have something, */
 	bool writable;      /* or room */
 	bool in_ready, out_full;
-	bool refused;       /* the channel takes nothing any more */
+	bool refused;       /* the channel takes nothing any more, */
+	bool deaf;          /* and the command neither */
 	int64_t quiet_since; /* all was delivered, and nothing has come since; 0: not so */
 	bool over;
 	const char *why;    /* it has failed; NULL: it has not */
@@ -210,7 +211,10 @@ static void write_output(struct stream *s)
 		take(&s->down, (size_t)n);
 		s->out_full = n == 0;
 	} else if (s->plan->exec) {
-		sink_close(&s->out); /* the command reads no more, as it may */
+		/* It may have more to say.  What it did not read is left to the peer, which
+		 * is to know that it was not all delivered. */
+		s->deaf = s->out_full = true;
+		s->out.fd = -1;
 	} else {
 		fail_here(s, "cannot write to standard output");
 	}
@@ -257,7 +261,8 @@ static void look_for_end(struct stream *s)
 		return;
 	if (stop_signal()) {
 		s->over = true;
-	} else if (s->down.ended && is_empty(&s->down)) {
+	} else if ((s->down.ended && is_empty(&s->down)) ||
+		   (s->deaf && libvchan_is_open(s->vchan) == VCHAN_DISCONNECTED)) {
 		peer_has_ended(s);
 	} else if (all_is_sent(s)) {
 		if (!s->quiet_since)

@@ -469,10 +469,22 @@ def test_command_writes_much_and_reads_nothing(listen, connect):
 
 
 def test_command_that_reads_nothing_more_can_still_speak(listen, connect):
+    """And what it did not read was not delivered."""
     server = listen("--exec", "exec <&-; sleep 0.3; echo done")
-    client = feed(connect("--linger", "forever", stdout=subprocess.PIPE), DATA)
-    assert client.stdout.read() == b"done\n"
+    out, said = ended(feed(connect(), DATA), 1)
+    assert out == b"done\n" and "left before all" in said
     ended(server)
+
+
+def test_command_that_reads_nothing_notices_that_the_peer_has_gone(listen, connect):
+    server = listen("--exec", "exec <&-; echo begun; while echo; do sleep 0.05; done 2>/dev/null")
+    client = connect()
+    assert client.stdout.readline() == b"begun\n"
+    client.stdin.write(DATA[:1000])
+    client.stdin.flush()
+    client.kill()
+    # Of SIGPIPE, or of an echo that has failed.
+    assert server.wait(tooling.LATE) in (128 + signal.SIGPIPE, 0)
 
 
 def test_command_has_signals_and_variables_as_they_were(listen, connect):
