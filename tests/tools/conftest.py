@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command, run as a user runs it, on the vsock that tests/fake makes.
+
+This process opens no vsock; its children do, and they have the fake before them.
+"""
+import os
+import subprocess
+import sys
+
+import pytest
+
+import tooling
+
+
+@pytest.fixture(scope="session")
+def tool_built():
+    """The path of the command, and of the fake, both up to date."""
+    tooling.build()
+    return tooling.TOOL
+
+
+@pytest.fixture
+def surroundings(tool_built):
+    """surroundings(domain, **variables): the environment of a child that has the fake."""
+    def of(domain=None, **variables):
+        env = dict(os.environ, VCHAN_VSOCK_LOOPBACK="1",
+                   # A sanitizer's library wants to be the first; it need not be.
+                   ASAN_OPTIONS="verify_asan_link_order=0")
+        if not tooling.REAL:
+            env.update(LD_PRELOAD=str(tooling.FAKE), FAKE_VSOCK=f"tools-{os.getpid()}")
+        if domain is not None:
+            env["VCHAN_DOMAIN"] = str(domain)
+        for name, value in variables.items():
+            env.pop(name, None)
+            if value is not None:
+                env[name] = str(value)
+        return env
+    return of
+
+
+@pytest.fixture
+def tool(tool_built, surroundings):
+    """tool("connect", 7, 512, domain=8, input=b"...", env={...}): a CompletedProcess.
+
+    Bytes, if not text=True; other options are those of subprocess.run.
+    """
+    def run(*arguments, domain=None, env=(), timeout=tooling.LATE, **options):
+        if "input" not in options:
+            options.setdefault("stdin", subprocess.DEVNULL)
+        if "stdout" not in options and "stderr" not in options:
+            options.setdefault("capture_output", True)
+        return subprocess.run([str(tool_built), *map(str, arguments)], timeout=timeout,
+                              env=surroundings(domain, **dict(env)), **options)
+    return run
+
+
+@pytest.fixture
+def start_tool(tool_built, surroundings):
+    """The same as a Popen with pipes, killed at the end of the test if still there.
+
+    stderr, when it is a pipe, has the lines of the command only; read it after its end.
+    """
+    started = []
+
+    def start(*arguments, domain=None, env=(), **options):
+        for name in ("stdin", "stdout", "stderr"):
+            options.setdefault(name, subprocess.PIPE)
+        process = subprocess.Popen([str(tool_built), *map(str, arguments)],
+                                   env=surroundings(domain, **dict(env)), **options)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        tooling.end(process)
+
+
+@pytest.fixture
+def start_python(surroundings):
+    """start_python(source, domain=...): a script with the fake, as a plain peer is one."""
+    started = []
+
+    def start(source, *arguments, domain=None, env=(), **options):
+        for name in ("stdin", "stdout", "stderr"):
+            options.setdefault(name, subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-B", "-c", source, *map(str, arguments)],
+                                   env=surroundings(domain, **dict(env)), **options)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        tooling.end(process)
+
+
+@pytest.fixture
+def reader():
+    """reader(stream): a thread that reads it; .until(rb"pattern"), .data."""
+    return tooling.Reader
