@@ -27,10 +27,23 @@ static const struct variable variables[] = {
 	{ "VCHAN_VSOCK_CONNECT_TIMEOUT_MS", FIELD(connect_timeout_ms), 0, 0, MS_MAX },
 	{ "VCHAN_VSOCK_REQUIRE_PRIVILEGED", FIELD(require_privileged), 0, 0, 1 },
 };
+#define VARIABLES (sizeof variables / sizeof *variables)
 
 /* A CID of a machine: neither of the two that mean "any". */
 static const struct variable domain = { "VCHAN_DOMAIN", FIELD(domain), 0, 0,
 					4294967294u };
+
+static const char log_variable[] = "VCHAN_VSOCK_LOG";
+static const char wire_variable[] = "VCHAN_VSOCK_WIRE";
+
+const char *config_variable(size_t number)
+{
+	const char *const others[] = { domain.name, wire_variable, log_variable, NULL };
+
+	if (number < VARIABLES)
+		return variables[number].name;
+	return number - VARIABLES < 4 ? others[number - VARIABLES] : NULL;
+}
 
 /* Decimal digits, all of them, in the range; false otherwise. */
 static bool parse_number(const char *text, uint32_t min, uint32_t max, uint32_t *value)
@@ -87,7 +100,7 @@ static int read_log(struct config *c, struct log *log)
 	int level;
 
 	log->level = c->log = LOG_ERROR;
-	level = read_word("VCHAN_VSOCK_LOG", words, 4, LOG_ERROR,
+	level = read_word(log_variable, words, 4, LOG_ERROR,
 			  "none, error, info or debug", log);
 	if (level < 0)
 		return -1;
@@ -98,7 +111,7 @@ static int read_log(struct config *c, struct log *log)
 static int read_wire(struct config *c, const struct log *log)
 {
 	static const char *const words[] = { "auto", "framed", "plain" };
-	int wire = read_word("VCHAN_VSOCK_WIRE", words, 3, WIRE_AUTO,
+	int wire = read_word(wire_variable, words, 3, WIRE_AUTO,
 			     "auto, framed or plain", log);
 
 	if (wire < 0)
@@ -112,7 +125,7 @@ int config_read(struct config *c, struct log *log)
 	memset(c, 0, sizeof *c);
 	if (read_log(c, log) < 0 || read_wire(c, log) < 0)
 		return -1;
-	for (size_t i = 0; i < sizeof variables / sizeof *variables; i++)
+	for (size_t i = 0; i < VARIABLES; i++)
 		if (read_number(c, &variables[i], log) < 0)
 			return -1;
 	c->has_domain = getenv(domain.name) != NULL;
