@@ -5,6 +5,8 @@
  */
 #include "doctor.h"
 
+#include <string.h>
+
 #include "tool.h"
 #include "vchan/address.h"
 
@@ -70,6 +72,9 @@ static int run(int argc, char **argv)
 	if (orders.has_peer)
 		doctor_look_there(&doctor, &orders.peer);
 	findings_end(&doctor.findings);
+	if (doctor.findings.error)
+		return tool_failed("cannot write to standard output: %s",
+				   strerror(doctor.findings.error));
 	return doctor.findings.bad ? TOOL_FAILED : TOOL_OK;
 }
 

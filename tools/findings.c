@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "findings.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,8 +57,6 @@ static void print_line(const struct findings *f, enum finding state, const char 
 		plain_string(stdout, advice);
 	}
 	printf("\n");
-	/* The next look may take a moment. */
-	fflush(stdout);
 }
 
 void findings_add(struct findings *f, enum finding state, const char *name, const char *advice,
@@ -73,6 +72,9 @@ void findings_add(struct findings *f, enum finding state, const char *name, cons
 		print_json(f, state, name, advice, text);
 	else
 		print_line(f, state, name, advice, text);
+	/* The next look may take a moment. */
+	if (fflush(stdout) != 0)
+		f->error = errno;
 	f->count++;
 	f->bad += state == FINDING_BAD;
 }

@@ -16,6 +16,7 @@ enum finding {
 struct findings {
 	bool json, colours;
 	unsigned count, bad;
+	int error; /* errno of what could not be written */
 };
 
 void findings_begin(struct findings *f, bool json);

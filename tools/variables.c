@@ -2,6 +2,7 @@
 #include "variables.h"
 
 #include <fcntl.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,7 +109,7 @@ static size_t distance(const char *a, size_t length, const char *b)
 	size_t row[NAME_MOST + 1], b_length = strlen(b);
 
 	if (length > NAME_MOST || b_length > NAME_MOST)
-		return NAME_MOST;
+		return SIZE_MAX;
 	for (size_t j = 0; j <= b_length; j++)
 		row[j] = j;
 	for (size_t i = 1; i <= length; i++) {
