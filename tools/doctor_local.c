@@ -238,7 +238,8 @@ static const char *domain_trouble(const struct doctor *d)
 		return loopback_trouble(d->own_cid);
 	if (d->own_cid >= 32768)
 		return "too large for a client, which is below 32768";
-	if (is_guest(d) && d->own_cid != d->kernel_cid &&
+	/* CID 1 is everybody's. */
+	if (d->kernel_cid > CID_LOCAL && d->own_cid != d->kernel_cid &&
 	    !(d->own_cid == CID_HOST && module_is_active(d->modules[HOST_SIDE])))
 		return "another than the kernel's CID, by which its peers know this machine";
 	return NULL;

@@ -34,15 +34,20 @@ static const char *trouble_of(int err)
 	}
 }
 
-static const char *machine_advice(int err, bool loopback)
+static const char *machine_advice(int err, bool local)
 {
-	if (loopback)
-		return "as root: modprobe vsock_loopback";
-	if (err == ETIMEDOUT)
-		return "wait for it; in a guest: modprobe vmw_vsock_virtio_transport, on a host: "
-		       "modprobe vhost_vsock";
-	return "start it, with -device vhost-vsock-pci,guest-cid=N; a host needs vhost_vsock, "
-	       "a machine's own CID vsock_loopback";
+	switch (err) {
+	case ENODEV:
+	case EHOSTUNREACH:
+	case ENETUNREACH:
+		return local ? "as root: modprobe vsock_loopback" :
+			"start it, with -device vhost-vsock-pci,guest-cid=N; here it takes the "
+			"module vhost_vsock, or in a guest vmw_vsock_virtio_transport";
+	case ETIMEDOUT:
+		return "wait for it; in there it takes the module vmw_vsock_virtio_transport";
+	default:
+		return NULL;
+	}
 }
 
 /* False: it does not, and there is no use in asking for more. */

@@ -295,7 +295,8 @@ def test_unknown_variables_are_pointed_out(host, findings, name, meant):
 
 @pytest.mark.parametrize("domain, loopback, cid, state", [
     ("0", None, "2", "ok"), ("2", None, "2", "ok"), ("42", None, "42", "ok"),
-    ("41", None, "42", "bad"), ("32767", None, "2", "ok"), ("32768", None, "2", "bad"),
+    ("41", None, "42", "bad"), ("0", None, "42", "ok"), ("42", None, "2", "bad"),
+    ("42", None, "1", "ok"), ("32767", None, "32767", "ok"), ("32768", None, "32768", "bad"),
     ("255", "1", "2", "ok"), ("256", "1", "2", "bad"), ("512", "1", "2", "bad"),
     (None, None, "40000", "bad")])
 def test_domain(host, findings, domain, loopback, cid, state):
