@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import pathlib
+import random
 import socket
 import struct
 import threading
@@ -313,6 +314,18 @@ def test_malformed_answers_are_refused(listed, datagram):
     done = listed([datagram])
     assert (done.returncode, done.stdout) == (1, "")
     assert "malformed" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_rubbish_does_no_harm(listed):
+    """Bytes changed, cut and repeated; the seed is in a failure's text."""
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    for _ in range(40):
+        data = bytearray(message(BY_FAMILY, SOCK) * 2 + message(BY_FAMILY, SOCK + bytes(8)))
+        for _ in range(chance.randrange(1, 6)):
+            data[chance.randrange(len(data))] = chance.choice((0, 1, 16, 255, chance.randrange(256)))
+        done = listed([bytes(data[:chance.randrange(1, len(data) + 1)]), dump()])
+        assert done.returncode in (0, 1) and done.stderr.count("\n") <= 1, (seed, data, done)
 
 
 def test_end_of_netlink_is_no_list(listed):
