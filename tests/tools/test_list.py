@@ -14,6 +14,7 @@ import pathlib
 import random
 import socket
 import struct
+import subprocess
 import threading
 
 import pytest
@@ -227,6 +228,16 @@ def test_process_and_command_are_those_of_the_socket(listed, inode):
     row, = channels(listed([dump(vsock((2, 42 * 65536 + 7), (42, 9), inode=inode()))]))
     comm = pathlib.Path("/proc/self/comm").read_text().strip()
     assert (row["pid"], row["command"], row["processes"]) == (os.getpid(), comm, 1)
+
+
+def test_processes_are_counted_once_each(listed, inode):
+    """A child that forked has the socket, too; two fds of one process are one."""
+    number = inode()
+    end = inode.ends[number][0]
+    with end.dup(), subprocess.Popen(["sleep", "60"], pass_fds=[end.fileno()]) as child:
+        row, = channels(listed([dump(vsock((2, 42 * 65536 + 7), (42, 9), inode=number))]))
+        child.kill()
+    assert (row["pid"], row["processes"]) == (os.getpid(), 2)
 
 
 def test_socket_of_nobody_that_can_be_seen_is_not_known(listed):
