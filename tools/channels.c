@@ -86,8 +86,8 @@ static bool try_connected(struct channel *c, const struct channel_rules *rules)
 static bool try_relay(struct channel *c, const struct channel_rules *rules)
 {
 	const struct diag_socket *s = &c->socket;
-	bool asks = s->peer_cid == CID_HOST && s->peer_port == RELAY_PORT;
-	bool serves = s->port == RELAY_PORT && s->peer_cid > CID_HOST;
+	bool asks = s->peer_cid == CID_HOST && s->peer_port == rules->relay_port;
+	bool serves = s->port == rules->relay_port && s->peer_cid > CID_HOST;
 
 	if (rules->loopback || asks == serves)
 		return false;

@@ -23,6 +23,7 @@
 struct channel_rules {
 	bool loopback;
 	uint32_t port_base;
+	uint32_t relay_port;
 	uint32_t own_cid;    /* this machine's domain; 0: not known */
 	uint32_t kernel_cid; /* as the kernel has it, which may be another; 0: not known */
 };

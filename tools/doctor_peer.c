@@ -153,24 +153,34 @@ static void look_at_server(struct doctor *d, const struct doctor_peer *peer)
 static bool is_other_guest(const struct doctor *d, const struct doctor_peer *peer)
 {
 	return !d->config.loopback && d->own_cid > CID_HOST && peer->cid > CID_HOST &&
-	       peer->cid != d->own_cid && peer->cid != d->kernel_cid &&
-	       !module_is_active(d->modules[HOST_SIDE]);
+	       peer->cid != d->own_cid && d->config.relay != RELAY_NEVER;
 }
 
-static bool look_at_relay(struct doctor *d)
-{
-	int err = probe_port(CID_HOST, RELAY_PORT, false);
-	const char *trouble = err == ECONNRESET ? "nobody listens there" : trouble_of(err);
+enum way { THROUGH_RELAY, STRAIGHT, NO_WAY };
 
-	if (trouble)
-		findings_add(&d->findings, FINDING_BAD, "relay",
-			     "on the host, as root: vchan-vsock relay",
-			     "guests reach each other through a relay on the host (vsock port "
-			     "%u): %s", RELAY_PORT, trouble);
-	else
-		findings_add(&d->findings, FINDING_OK, "relay", NULL,
-			     "the host relays between guests");
-	return !trouble;
+static enum way tell_of_no_relay(struct doctor *d, const struct doctor_peer *peer, int err)
+{
+	const char *trouble = trouble_of(err);
+	/* Some platforms join guests without one, and then the library does, too. */
+	bool straight = d->config.relay == RELAY_AUTO &&
+		!trouble_of(probe_port(peer->cid, PROBE_NOBODY, false));
+
+	findings_add(&d->findings, straight ? FINDING_NOTE : FINDING_BAD, "relay",
+		     straight ? NULL : "on the host, as root: vchan-vsock relay",
+		     "no relay between guests on vsock port %u of the host: %s%s",
+		     d->config.relay_port, trouble ? trouble : "nobody listens there",
+		     straight ? "; but the other guest answers without one" : "");
+	return straight ? STRAIGHT : NO_WAY;
+}
+
+static enum way look_at_relay(struct doctor *d, const struct doctor_peer *peer)
+{
+	int err = probe_port(CID_HOST, d->config.relay_port, false);
+
+	if (err)
+		return tell_of_no_relay(d, peer, err);
+	findings_add(&d->findings, FINDING_OK, "relay", NULL, "the host relays between guests");
+	return THROUGH_RELAY;
 }
 
 static const char *relay_words(enum relay_status status)
@@ -189,8 +199,11 @@ static const char *relay_words(enum relay_status status)
 
 static void look_through_relay(struct doctor *d, const struct doctor_peer *peer)
 {
+	const struct relay_request request = {
+		.framed = true, .target = peer->cid, .port = (uint32_t)peer->port,
+	};
 	enum relay_status status = RELAY_OK;
-	int err = probe_relay(peer->cid, (uint32_t)peer->port, &status);
+	int err = probe_relay(d->config.relay_port, &request, &status);
 
 	if (err)
 		findings_add(&d->findings, FINDING_BAD, "server", NULL,
@@ -204,10 +217,11 @@ static void look_through_relay(struct doctor *d, const struct doctor_peer *peer)
 
 void doctor_look_there(struct doctor *d, const struct doctor_peer *peer)
 {
-	if (is_other_guest(d, peer)) {
-		if (look_at_relay(d) && peer->port >= 0)
-			look_through_relay(d, peer);
-	} else if (look_at_machine(d, peer) && peer->port >= 0) {
+	enum way way = is_other_guest(d, peer) ? look_at_relay(d, peer) : STRAIGHT;
+	bool has_port = peer->port >= 0;
+
+	if (way == THROUGH_RELAY && has_port)
+		look_through_relay(d, peer);
+	else if (way == STRAIGHT && look_at_machine(d, peer) && has_port)
 		look_at_server(d, peer);
-	}
 }

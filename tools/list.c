@@ -57,6 +57,7 @@ static int read_rules(struct channel_rules *rules)
 	}
 	rules->loopback = config.loopback;
 	rules->port_base = config.port_base;
+	rules->relay_port = config.relay_port;
 	/* Where there is none nothing is listed, either. */
 	(void)vsock_local_cid(&rules->kernel_cid);
 	rules->own_cid = config.has_domain ? address_cid(config.domain) : rules->kernel_cid;

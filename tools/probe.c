@@ -88,15 +88,15 @@ static int hear(int fd, unsigned char answer[RELAY_ANSWER_SIZE])
 	return 0;
 }
 
-static int talk_to_relay(int fd, uint32_t target, uint32_t port, enum relay_status *status)
+static int talk_to_relay(int fd, uint32_t relay_port, const struct relay_request *request,
+			 enum relay_status *status)
 {
-	const struct relay_request request = { .framed = true, .target = target, .port = port };
 	unsigned char asked[RELAY_REQUEST_SIZE], answer[RELAY_ANSWER_SIZE];
-	int err = connect_there(fd, CID_HOST, RELAY_PORT);
+	int err = connect_there(fd, CID_HOST, relay_port);
 
 	if (err)
 		return err;
-	relay_encode_request(&request, asked);
+	relay_encode_request(request, asked);
 	/* A socket that is new has room for it. */
 	if (vsock_send(fd, asked, sizeof asked, false) != (ssize_t)sizeof asked)
 		return ECONNRESET;
@@ -106,14 +106,15 @@ static int talk_to_relay(int fd, uint32_t target, uint32_t port, enum relay_stat
 	return relay_decode_answer(answer, status) ? EPROTO : 0;
 }
 
-int probe_relay(uint32_t target, uint32_t port, enum relay_status *status)
+int probe_relay(uint32_t relay_port, const struct relay_request *request,
+		enum relay_status *status)
 {
 	int fd = vsock_socket(BUFFER);
 	int err;
 
 	if (fd < 0)
 		return errno;
-	err = talk_to_relay(fd, target, port, status);
+	err = talk_to_relay(fd, relay_port, request, status);
 	close(fd);
 	return err;
 }

@@ -23,8 +23,9 @@
  * see us leave. */
 int probe_port(uint32_t cid, uint32_t port, bool ours);
 
-/* Ask the host's relay for a channel to another guest, and leave without a hello.  0
+/* Ask the host's relay, at its vsock port, for a channel to another guest, and leave without a hello.  0
  * and its answer, or an errno as above; EPROTO: it is no relay. */
-int probe_relay(uint32_t target, uint32_t port, enum relay_status *status);
+int probe_relay(uint32_t relay_port, const struct relay_request *request,
+		enum relay_status *status);
 
 #endif

@@ -6,9 +6,11 @@
  *   LD_PRELOAD=.../vsock.so PROGRAM     (tests/sessions.py, tests/coverage)
  *   ld --wrap=socket --wrap=...         (-DFAKE_WRAP: faults.c, which is before it)
  *
- * It is a host that has loopback and no guests: CID 1 and 2 are here, every other
- * CID is ENODEV.  A vsock port is a name in the abstract namespace; $FAKE_VSOCK
- * (a word) keeps runs apart from each other.
+ * It is a host that has loopback: CID 1 and 2 are here.  A program that is started with
+ * $FAKE_VSOCK_CID=42 is in a guest: CID 1 and 42 are here, 2 is the host, and another
+ * guest does not answer.  A guest exists for its host as long as its first program lives;
+ * every other CID is ENODEV.  A vsock port is a name in the abstract namespace;
+ * $FAKE_VSOCK (a word) keeps runs apart from each other.
  *
  * What it does not have: the credits of real vsock (the buffer is a Unix socket's,
  * which counts small messages as larger ones), its resets, its packets.  What
@@ -89,32 +91,54 @@ static const char *place(void)
 	return word ? word : "";
 }
 
-/* The name of a port in the abstract namespace, and its length. */
-static socklen_t name_of(uint32_t port, struct sockaddr_un *un)
+/* The machine that this program is in. */
+static uint32_t own_cid(void)
+{
+	const char *cid = getenv("FAKE_VSOCK_CID");
+
+	return cid ? (uint32_t)strtoul(cid, NULL, 10) : VMADDR_CID_HOST;
+}
+
+/* The name of a machine's port in the abstract namespace, and its length. */
+static socklen_t name_of(uint32_t cid, uint32_t port, struct sockaddr_un *un)
 {
 	memset(un, 0, sizeof *un);
 	un->sun_family = AF_UNIX;
 	return (socklen_t)offsetof(struct sockaddr_un, sun_path) + 1 +
 	       (socklen_t)snprintf(un->sun_path + 1, sizeof un->sun_path - 1,
-				   "fake-vsock/%.48s/%u", place(), port);
+				   "fake-vsock/%.48s/%u/%u", place(), cid, port);
 }
 
-/* The port of such a name; VMADDR_PORT_ANY: it has none. */
-static uint32_t port_of(const struct sockaddr_un *un, socklen_t len)
+/* The port of such a name, VMADDR_PORT_ANY: it has none; and its machine, as it is seen
+ * from here. */
+static uint32_t port_of(const struct sockaddr_un *un, socklen_t len, uint32_t *cid)
 {
 	char text[sizeof un->sun_path + 1] = "";
-	const char *port;
+	char *port, *machine;
 
+	*cid = VMADDR_CID_LOCAL;
 	if (len <= offsetof(struct sockaddr_un, sun_path) + 1)
 		return VMADDR_PORT_ANY;
 	memcpy(text, un->sun_path + 1, len - offsetof(struct sockaddr_un, sun_path) - 1);
 	port = strrchr(text, '/');
-	return port ? (uint32_t)strtoul(port + 1, NULL, 10) : VMADDR_PORT_ANY;
+	if (!port)
+		return VMADDR_PORT_ANY;
+	*port = '\0';
+	machine = strrchr(text, '/');
+	if (machine && strtoul(machine + 1, NULL, 10) != own_cid())
+		*cid = (uint32_t)strtoul(machine + 1, NULL, 10);
+	return (uint32_t)strtoul(port + 1, NULL, 10);
 }
 
 static bool is_here(uint32_t cid)
 {
-	return cid == VMADDR_CID_LOCAL || cid == VMADDR_CID_HOST;
+	return cid == VMADDR_CID_LOCAL || cid == own_cid();
+}
+
+/* A datagram socket that each program in a guest has by this name. */
+static socklen_t presence_of(uint32_t cid, struct sockaddr_un *un)
+{
+	return name_of(cid, VMADDR_PORT_ANY, un);
 }
 
 static bool is_vsock(const struct sockaddr *a, socklen_t len)
@@ -181,7 +205,7 @@ int FAKE(socket)(int family, int type, int protocol)
 static int bind_name(int fd, uint32_t port)
 {
 	struct sockaddr_un un;
-	socklen_t len = name_of(port, &un);
+	socklen_t len = name_of(own_cid(), port, &un);
 
 	LOOK_UP(bind);
 	return REAL(bind)(fd, (struct sockaddr *)&un, len);
@@ -231,10 +255,10 @@ static bool has_name(int fd)
 	return REAL(getsockname)(fd, (struct sockaddr *)&un, &len) == 0 && is_ours(&un, len);
 }
 
-static int connect_name(int fd, uint32_t port)
+static int connect_name(int fd, uint32_t cid, uint32_t port)
 {
 	struct sockaddr_un un;
-	socklen_t len = name_of(port, &un);
+	socklen_t len = name_of(is_here(cid) ? own_cid() : cid, port, &un);
 	int flags = fcntl(fd, F_GETFL), ret, err;
 
 	LOOK_UP(connect);
@@ -250,6 +274,36 @@ static int connect_name(int fd, uint32_t port)
 	return fail(err == ECONNREFUSED || err == EAGAIN ? ECONNRESET : err);
 }
 
+/* A program in it holds the name, so binding that fails. */
+static bool is_guest(uint32_t cid)
+{
+	struct sockaddr_un un;
+	socklen_t len = presence_of(cid, &un);
+	int fd, err = 0;
+
+	LOOK_UP(socket);
+	LOOK_UP(bind);
+	fd = REAL(socket)(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return false;
+	if (REAL(bind)(fd, (struct sockaddr *)&un, len) < 0)
+		err = errno;
+	close(fd);
+	return err == EADDRINUSE;
+}
+
+/* 0, or the errno of who connects to it. */
+static int reach(uint32_t cid)
+{
+	bool in_guest = own_cid() != VMADDR_CID_HOST;
+
+	if (is_here(cid) || (in_guest && cid == VMADDR_CID_HOST))
+		return 0;
+	if (in_guest)
+		return ETIMEDOUT;
+	return is_guest(cid) ? 0 : ENODEV;
+}
+
 int FAKE(connect)(int fd, const struct sockaddr *a, socklen_t len)
 {
 	const struct sockaddr_vm *vm = (const struct sockaddr_vm *)(const void *)a;
@@ -257,17 +311,18 @@ int FAKE(connect)(int fd, const struct sockaddr *a, socklen_t len)
 	LOOK_UP(connect);
 	if (!is_vsock(a, len))
 		return REAL(connect)(fd, a, len);
-	if (!is_here(vm->svm_cid))
-		return fail(ENODEV);
+	if (reach(vm->svm_cid))
+		return fail(reach(vm->svm_cid));
 	if (!has_name(fd) && bind_any(fd) < 0)
 		return -1;
-	return connect_name(fd, vm->svm_port);
+	return connect_name(fd, vm->svm_cid, vm->svm_port);
 }
 
 int FAKE(accept4)(int fd, struct sockaddr *a, socklen_t *len, int flags)
 {
 	struct sockaddr_un un;
 	socklen_t un_len = sizeof un;
+	uint32_t cid, port;
 	int got;
 
 	LOOK_UP(accept4);
@@ -277,16 +332,20 @@ int FAKE(accept4)(int fd, struct sockaddr *a, socklen_t *len, int flags)
 	if (got < 0)
 		return -1;
 	set_buffer(got, buffer_of(fd));
+	port = port_of(&un, un_len, &cid);
 	if (a)
-		tell(a, len, VMADDR_CID_LOCAL, port_of(&un, un_len));
+		tell(a, len, cid, port);
 	return got;
 }
 
 static void translate(const struct sockaddr_un *un, socklen_t un_len, struct sockaddr *a,
 		      socklen_t *len)
 {
+	uint32_t cid, port;
+
 	if (is_ours(un, un_len)) {
-		tell(a, len, VMADDR_CID_LOCAL, port_of(un, un_len));
+		port = port_of(un, un_len, &cid);
+		tell(a, len, cid, port);
 		return;
 	}
 	memcpy(a, un, *len < un_len ? *len : un_len);
@@ -363,7 +422,7 @@ int FAKE(ioctl)(int fd, unsigned long request, ...)
 	LOOK_UP(ioctl);
 	if (request != IOCTL_VM_SOCKETS_GET_LOCAL_CID)
 		return REAL(ioctl)(fd, request, argument);
-	*(unsigned *)argument = VMADDR_CID_HOST;
+	*(unsigned *)argument = own_cid();
 	return 0;
 }
 
@@ -393,6 +452,21 @@ int fake_vsock_is_here(void);
 int fake_vsock_is_here(void)
 {
 	return 1;
+}
+
+/* The first program in a guest is the guest: it ends with that one. */
+__attribute__((constructor)) static void be_present(void)
+{
+	struct sockaddr_un un;
+	int fd;
+
+	if (own_cid() == VMADDR_CID_HOST)
+		return;
+	LOOK_UP(socket);
+	LOOK_UP(bind);
+	fd = REAL(socket)(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0 && REAL(bind)(fd, (struct sockaddr *)&un, presence_of(own_cid(), &un)) < 0)
+		close(fd);
 }
 
 /* Whatever goes wrong here: no packet of ours ever reaches the machine's own vsock. */
