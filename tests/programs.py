@@ -20,6 +20,7 @@ PROGRAMS = {
     "volume": vchan.ROOT / "tests" / "volume" / "volume.c",
     "mortal": vchan.ROOT / "tests" / "programs" / "mortal.c",
     "late.so": vchan.ROOT / "tests" / "programs" / "late.c",
+    "kernel.so": vchan.ROOT / "tests" / "programs" / "kernel.c",
     "rain.so": vchan.ROOT / "tests" / "programs" / "rain.c",
 }
 HEADERS = list((vchan.ROOT / "tests" / "programs").glob("*.h"))

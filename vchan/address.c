@@ -49,3 +49,21 @@ int address_port(bool loopback, uint32_t port_base, uint32_t server, uint32_t cl
 	*vsock_port = (uint32_t)sum;
 	return 0;
 }
+
+bool address_parts(bool loopback, uint32_t port_base, uint32_t vsock_port, uint32_t *server,
+		   uint32_t *client, uint32_t *port)
+{
+	uint32_t sum = vsock_port - port_base;
+
+	if (vsock_port < port_base || vsock_port >= FRAMED_PORT)
+		return false;
+	if (loopback) {
+		*server = sum >> 23;
+		*client = sum >> 14 & 511;
+		*port = sum & 16383;
+	} else {
+		*client = sum >> 16;
+		*port = sum & 65535;
+	}
+	return true;
+}

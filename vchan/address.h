@@ -19,6 +19,9 @@
 #define CID_LOCAL 1u
 #define CID_HOST 2u
 
+/* The port of the framed wire is the other one plus this. */
+#define FRAMED_PORT 0x80000000u
+
 /* Domain 0 is the host, CID 2. */
 uint32_t address_cid(uint32_t domain);
 
@@ -26,5 +29,10 @@ uint32_t address_cid(uint32_t domain);
  * and client are CIDs. */
 int address_port(bool loopback, uint32_t port_base, uint32_t server, uint32_t client,
 		 uint32_t port, uint32_t *vsock_port, const char **why);
+
+/* The way back.  False: no channel has this vsock port.  Between machines the server
+ * is not part of it, and *server stays as it is. */
+bool address_parts(bool loopback, uint32_t port_base, uint32_t vsock_port, uint32_t *server,
+		   uint32_t *client, uint32_t *port);
 
 #endif

@@ -28,10 +28,25 @@ static const struct variable variables[] = {
 	{ "VCHAN_VSOCK_CONNECT_TIMEOUT_MS", FIELD(connect_timeout_ms), 0, 0, MS_MAX },
 	{ "VCHAN_VSOCK_REQUIRE_PRIVILEGED", FIELD(require_privileged), 0, 0, 1 },
 };
+#define VARIABLES (sizeof variables / sizeof *variables)
 
 /* A CID of a machine: neither of the two that mean "any". */
 static const struct variable domain = { "VCHAN_DOMAIN", FIELD(domain), 0, 0,
 					4294967294u };
+
+static const char log_variable[] = "VCHAN_VSOCK_LOG";
+static const char wire_variable[] = "VCHAN_VSOCK_WIRE";
+static const char relay_variable[] = "VCHAN_VSOCK_RELAY";
+
+const char *config_variable(size_t number)
+{
+	const char *const others[] = { domain.name, wire_variable, relay_variable,
+				       log_variable, NULL };
+
+	if (number < VARIABLES)
+		return variables[number].name;
+	return number - VARIABLES < 5 ? others[number - VARIABLES] : NULL;
+}
 
 /* Decimal digits, all of them, in the range; false otherwise. */
 static bool parse_number(const char *text, uint32_t min, uint32_t max, uint32_t *value)
@@ -88,7 +103,7 @@ static int read_log(struct config *c, struct log *log)
 	int level;
 
 	log->level = c->log = LOG_ERROR;
-	level = read_word("VCHAN_VSOCK_LOG", words, 4, LOG_ERROR,
+	level = read_word(log_variable, words, 4, LOG_ERROR,
 			  "none, error, info or debug", log);
 	if (level < 0)
 		return -1;
@@ -99,7 +114,7 @@ static int read_log(struct config *c, struct log *log)
 static int read_wire(struct config *c, const struct log *log)
 {
 	static const char *const words[] = { "auto", "framed", "plain" };
-	int wire = read_word("VCHAN_VSOCK_WIRE", words, 3, WIRE_AUTO,
+	int wire = read_word(wire_variable, words, 3, WIRE_AUTO,
 			     "auto, framed or plain", log);
 
 	if (wire < 0)
@@ -111,7 +126,7 @@ static int read_wire(struct config *c, const struct log *log)
 /* auto, never, or the port of the relay, which then is the only way. */
 static int read_relay(struct config *c, const struct log *log)
 {
-	const char *text = getenv("VCHAN_VSOCK_RELAY");
+	const char *text = getenv(relay_variable);
 
 	c->relay = RELAY_AUTO;
 	c->relay_port = RELAY_PORT;
@@ -124,8 +139,8 @@ static int read_relay(struct config *c, const struct log *log)
 	c->relay = RELAY_ALWAYS;
 	if (parse_number(text, 1, RELAY_PORT_MAX, &c->relay_port))
 		return 0;
-	log_error(log, "VCHAN_VSOCK_RELAY='%.64s' is not auto, never or a port from 1 to %u: %s",
-		  text, RELAY_PORT_MAX, log_reason(EINVAL).text);
+	log_error(log, "%s='%.64s' is not auto, never or a port from 1 to %u: %s",
+		  relay_variable, text, RELAY_PORT_MAX, log_reason(EINVAL).text);
 	errno = EINVAL;
 	return -1;
 }
@@ -135,7 +150,7 @@ int config_read(struct config *c, struct log *log)
 	memset(c, 0, sizeof *c);
 	if (read_log(c, log) < 0 || read_wire(c, log) < 0 || read_relay(c, log) < 0)
 		return -1;
-	for (size_t i = 0; i < sizeof variables / sizeof *variables; i++)
+	for (size_t i = 0; i < VARIABLES; i++)
 		if (read_number(c, &variables[i], log) < 0)
 			return -1;
 	c->has_domain = getenv(domain.name) != NULL;

@@ -7,6 +7,7 @@
 #define VCHAN_CONFIG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "log.h"
@@ -34,5 +35,8 @@ struct config {
 /* 0, or -1/EINVAL: then one line, in the name of `log`, names the variable.
  * log->level is set from the environment in either case. */
 int config_read(struct config *c, struct log *log);
+
+/* The name of one that is read, by its number from 0; NULL after the last. */
+const char *config_variable(size_t number);
 
 #endif

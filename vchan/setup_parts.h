@@ -11,7 +11,6 @@
 #include "clock.h"
 #include "setup.h"
 
-#define FRAMED_PORT 0x80000000u /* added to the plain one */
 /* Where plain connections come from whose client will try framed, too: the framed
  * ports of CID 0, which is no client's.  A socket that leaves its port to the
  * kernel hits one by chance in 1 of 65,536 cases, and then waits longer. */

@@ -135,6 +135,47 @@ static void every_address_has_a_port_of_its_own(void **state)
 	}
 }
 
+/* The parts of an address's port are the address, whatever the base. */
+static void parts_of_every_port_are_its_address(void **state)
+{
+	struct random random = random_start();
+
+	(void)state;
+	for (int i = 0; i < 200000; i++) {
+		bool loopback = i & 1;
+		uint32_t server = (uint32_t)random_below(&random, 256);
+		uint32_t client = (uint32_t)random_below(&random, loopback ? 512 : 32768);
+		uint32_t port = (uint32_t)random_below(&random, loopback ? 16384 : 65536);
+		uint32_t most = 2147483647 - port_of(loopback, 0, server, client, port);
+		uint32_t base = i % 4 < 2 ? 0 : (uint32_t)random_below(&random, most + UINT64_C(1));
+		uint32_t got[3] = { server, UINT32_MAX, UINT32_MAX };
+
+		if (loopback)
+			got[0] = UINT32_MAX;
+		assert_true(address_parts(loopback, base,
+					  port_of(loopback, base, server, client, port),
+					  &got[0], &got[1], &got[2]));
+		assert_int_equal(got[0], server);
+		assert_int_equal(got[1], client);
+		assert_int_equal(got[2], port);
+	}
+}
+
+static void ports_outside_of_the_mapping_have_no_parts(void **state)
+{
+	static const bool modes[] = { MACHINES, LOOPBACK };
+	uint32_t a = 1, b = 2, c = 3;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
+		assert_false(address_parts(modes[i], 1, 0, &a, &b, &c));
+		assert_false(address_parts(modes[i], 2147483647, 2147483646, &a, &b, &c));
+		assert_false(address_parts(modes[i], 0, 2147483648, &a, &b, &c));
+		assert_false(address_parts(modes[i], 0, UINT32_MAX, &a, &b, &c));
+	}
+	assert_int_equal(a * 100 + b * 10 + c, 123);
+}
+
 static void no_port_between_machines_is_privileged(void **state)
 {
 	(void)state;
@@ -152,6 +193,8 @@ static const struct CMUnitTest tests[] = {
 	cmocka_unit_test(loopback_maps_server_client_and_port),
 	cmocka_unit_test(addresses_out_of_range_on_loopback_are_erange),
 	cmocka_unit_test(every_address_has_a_port_of_its_own),
+	cmocka_unit_test(parts_of_every_port_are_its_address),
+	cmocka_unit_test(ports_outside_of_the_mapping_have_no_parts),
 	cmocka_unit_test(no_port_between_machines_is_privileged),
 };
 

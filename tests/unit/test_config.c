@@ -259,6 +259,24 @@ static void log_none_silences_complaints_about_other_variables(void **state)
 	assert_string_equal(capture.text, "");
 }
 
+static void names_of_all_variables_are_told(void **state)
+{
+	const char *name;
+	size_t known = 0;
+
+	(void)state;
+	for (size_t i = 0; (name = config_variable(i)) != NULL; i++) {
+		size_t among = 0;
+
+		while (among < ARRAY_SIZE(numbers) && strcmp(numbers[among].name, name) != 0)
+			among++;
+		known += among < ARRAY_SIZE(numbers) || !strcmp(name, "VCHAN_VSOCK_LOG") ||
+			 !strcmp(name, "VCHAN_VSOCK_WIRE") || !strcmp(name, "VCHAN_VSOCK_RELAY");
+		assert_int_equal(known, i + 1);
+	}
+	assert_int_equal(known, ARRAY_SIZE(numbers) + 3);
+}
+
 #define CONFIG_TEST(name) cmocka_unit_test_setup_teardown(name, clear, clear)
 
 static const struct CMUnitTest tests[] = {
@@ -273,6 +291,7 @@ static const struct CMUnitTest tests[] = {
 	CONFIG_TEST(domain_0_differs_from_no_domain),
 	CONFIG_TEST(each_word_sets_the_log),
 	CONFIG_TEST(log_none_silences_complaints_about_other_variables),
+	CONFIG_TEST(names_of_all_variables_are_told),
 };
 
 UNIT_MAIN(tests)
