@@ -6,9 +6,13 @@
  *   LD_PRELOAD=.../vsock.so PROGRAM     (tests/sessions.py, tests/coverage)
  *   ld --wrap=socket --wrap=...         (-DFAKE_WRAP: faults.c, which is before it)
  *
- * It is a host that has loopback and no guests: CID 1 and 2 are here, every other
- * CID is ENODEV.  A vsock port is a name in the abstract namespace; $FAKE_VSOCK
- * (a word) keeps runs apart from each other.
+ * It is a host that has loopback: CID 1 and 2 are here.  A vsock port is a name in the
+ * abstract namespace; $FAKE_VSOCK (a word) keeps runs apart from each other.
+ *
+ * A program with $FAKE_VSOCK_CID=42 is in a guest.  Its ports have names of their own
+ * (fake-vsock/WORD/c42/PORT); it reaches the host, CID 2, and itself.  As long as one
+ * lives that has opened a vsock, or somebody else holds a datagram socket of the name
+ * fake-vsock/WORD/c42/machine, the host reaches that guest; every other CID is ENODEV.
  *
  * What it does not have: the credits of real vsock (the buffer is a Unix socket's,
  * which counts small messages as larger ones), its resets, its packets.  What
@@ -89,14 +93,34 @@ static const char *place(void)
 	return word ? word : "";
 }
 
-/* The name of a port in the abstract namespace, and its length. */
-static socklen_t name_of(uint32_t port, struct sockaddr_un *un)
+/* The CID of the machine that this program is in. */
+static uint32_t own_cid(void)
 {
+	const char *word = getenv("FAKE_VSOCK_CID");
+
+	return word ? (uint32_t)strtoul(word, NULL, 10) : VMADDR_CID_HOST;
+}
+
+/* A name in the abstract namespace, of a machine, and its length. */
+static socklen_t name_in(uint32_t cid, const char *what, struct sockaddr_un *un)
+{
+	char guest[16] = "";
+
+	if (cid > VMADDR_CID_HOST)
+		snprintf(guest, sizeof guest, "c%u/", cid);
 	memset(un, 0, sizeof *un);
 	un->sun_family = AF_UNIX;
 	return (socklen_t)offsetof(struct sockaddr_un, sun_path) + 1 +
 	       (socklen_t)snprintf(un->sun_path + 1, sizeof un->sun_path - 1,
-				   "fake-vsock/%.48s/%u", place(), port);
+				   "fake-vsock/%.48s/%s%s", place(), guest, what);
+}
+
+static socklen_t name_of(uint32_t cid, uint32_t port, struct sockaddr_un *un)
+{
+	char number[16];
+
+	snprintf(number, sizeof number, "%u", port);
+	return name_in(cid, number, un);
 }
 
 /* The port of such a name; VMADDR_PORT_ANY: it has none. */
@@ -112,9 +136,35 @@ static uint32_t port_of(const struct sockaddr_un *un, socklen_t len)
 	return port ? (uint32_t)strtoul(port + 1, NULL, 10) : VMADDR_PORT_ANY;
 }
 
+/* The CID that a connection from such a name has here. */
+static uint32_t cid_of(const struct sockaddr_un *un, socklen_t len)
+{
+	char text[sizeof un->sun_path + 1] = "";
+	uint32_t cid = VMADDR_CID_HOST;
+	const char *guest;
+
+	if (len > offsetof(struct sockaddr_un, sun_path) + 1)
+		memcpy(text, un->sun_path + 1, len - offsetof(struct sockaddr_un, sun_path) - 1);
+	guest = strrchr(text, '/');
+	while (guest && guest > text && guest[-1] != '/')
+		guest--;
+	if (guest && *guest == 'c')
+		cid = (uint32_t)strtoul(guest + 1, NULL, 10);
+	return cid == own_cid() ? VMADDR_CID_LOCAL : cid;
+}
+
 static bool is_here(uint32_t cid)
 {
-	return cid == VMADDR_CID_LOCAL || cid == VMADDR_CID_HOST;
+	return cid == VMADDR_CID_LOCAL || cid == own_cid();
+}
+
+/* The machine whose names are meant; 0: there is none, from here. */
+static uint32_t machine_of(uint32_t cid)
+{
+	if (is_here(cid))
+		return own_cid();
+	return cid >= VMADDR_CID_HOST && (cid == VMADDR_CID_HOST ||
+					  own_cid() == VMADDR_CID_HOST) ? cid : 0;
 }
 
 static bool is_vsock(const struct sockaddr *a, socklen_t len)
@@ -165,6 +215,42 @@ static int buffer_of(int fd)
 
 /* ---- the calls ---- */
 
+/* A guest exists as long as a program in it that has opened a vsock. */
+static void be_a_machine(void)
+{
+	static _Atomic bool is_one;
+	struct sockaddr_un un;
+	socklen_t len;
+	int fd;
+
+	if (own_cid() <= VMADDR_CID_HOST || is_one)
+		return;
+	is_one = true;
+	len = name_in(own_cid(), "machine", &un);
+	fd = REAL(socket)(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	LOOK_UP(bind);
+	/* Another program of that guest may be the one. */
+	if (fd >= 0 && REAL(bind)(fd, (struct sockaddr *)&un, len) < 0)
+		close(fd);
+}
+
+static bool is_a_machine(uint32_t cid)
+{
+	struct sockaddr_un un;
+	socklen_t len = name_in(cid, "machine", &un);
+	int fd, ret;
+
+	if (cid <= VMADDR_CID_HOST)
+		return cid == VMADDR_CID_HOST;
+	LOOK_UP(socket);
+	LOOK_UP(connect);
+	fd = REAL(socket)(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	ret = REAL(connect)(fd, (struct sockaddr *)&un, len);
+	if (fd >= 0)
+		close(fd);
+	return ret == 0;
+}
+
 int FAKE(socket)(int family, int type, int protocol)
 {
 	int fd;
@@ -172,6 +258,7 @@ int FAKE(socket)(int family, int type, int protocol)
 	LOOK_UP(socket);
 	if (family != AF_VSOCK)
 		return REAL(socket)(family, type, protocol);
+	be_a_machine();
 	fd = REAL(socket)(AF_UNIX, type, protocol);
 	if (fd >= 0)
 		set_buffer(fd, DEFAULT_BUFFER);
@@ -181,7 +268,7 @@ int FAKE(socket)(int family, int type, int protocol)
 static int bind_name(int fd, uint32_t port)
 {
 	struct sockaddr_un un;
-	socklen_t len = name_of(port, &un);
+	socklen_t len = name_of(own_cid(), port, &un);
 
 	LOOK_UP(bind);
 	return REAL(bind)(fd, (struct sockaddr *)&un, len);
@@ -231,10 +318,10 @@ static bool has_name(int fd)
 	return REAL(getsockname)(fd, (struct sockaddr *)&un, &len) == 0 && is_ours(&un, len);
 }
 
-static int connect_name(int fd, uint32_t port)
+static int connect_name(int fd, uint32_t cid, uint32_t port)
 {
 	struct sockaddr_un un;
-	socklen_t len = name_of(port, &un);
+	socklen_t len = name_of(cid, port, &un);
 	int flags = fcntl(fd, F_GETFL), ret, err;
 
 	LOOK_UP(connect);
@@ -257,11 +344,11 @@ int FAKE(connect)(int fd, const struct sockaddr *a, socklen_t len)
 	LOOK_UP(connect);
 	if (!is_vsock(a, len))
 		return REAL(connect)(fd, a, len);
-	if (!is_here(vm->svm_cid))
+	if (!is_a_machine(machine_of(vm->svm_cid)) && !is_here(vm->svm_cid))
 		return fail(ENODEV);
 	if (!has_name(fd) && bind_any(fd) < 0)
 		return -1;
-	return connect_name(fd, vm->svm_port);
+	return connect_name(fd, machine_of(vm->svm_cid), vm->svm_port);
 }
 
 int FAKE(accept4)(int fd, struct sockaddr *a, socklen_t *len, int flags)
@@ -278,7 +365,7 @@ int FAKE(accept4)(int fd, struct sockaddr *a, socklen_t *len, int flags)
 		return -1;
 	set_buffer(got, buffer_of(fd));
 	if (a)
-		tell(a, len, VMADDR_CID_LOCAL, port_of(&un, un_len));
+		tell(a, len, cid_of(&un, un_len), port_of(&un, un_len));
 	return got;
 }
 
@@ -286,7 +373,7 @@ static void translate(const struct sockaddr_un *un, socklen_t un_len, struct soc
 		      socklen_t *len)
 {
 	if (is_ours(un, un_len)) {
-		tell(a, len, VMADDR_CID_LOCAL, port_of(un, un_len));
+		tell(a, len, cid_of(un, un_len), port_of(un, un_len));
 		return;
 	}
 	memcpy(a, un, *len < un_len ? *len : un_len);
@@ -363,7 +450,7 @@ int FAKE(ioctl)(int fd, unsigned long request, ...)
 	LOOK_UP(ioctl);
 	if (request != IOCTL_VM_SOCKETS_GET_LOCAL_CID)
 		return REAL(ioctl)(fd, request, argument);
-	*(unsigned *)argument = VMADDR_CID_HOST;
+	*(unsigned *)argument = own_cid();
 	return 0;
 }
 
