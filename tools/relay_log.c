@@ -10,7 +10,7 @@
 #include "relay_limits.h"
 #include "vchan/clock.h"
 
-#define TELL_EVERY (5 * CLOCK_S)
+#define TELL_EVERY (2 * CLOCK_S)
 #define ROOM_FOR_END 4
 
 static struct {

@@ -82,10 +82,11 @@ static void push_unsent(struct pair_side *to, struct pair_side *from)
 		drop_unsent(to);
 }
 
-/* Nothing can be sent, not even nothing, to who has closed. */
+/* Nothing can be sent, not even nothing, to who has closed.  Nor to whom we have closed
+ * our half, but then there is nothing left to do anyway. */
 static void look_whether_gone(struct pair_side *side, struct pair_side *other)
 {
-	if (!side->gone && vsock_send(side->fd, "", 0, false) < 0 &&
+	if (!side->gone && !side->told && vsock_send(side->fd, "", 0, false) < 0 &&
 	    !vsock_will_go_again(errno))
 		lose(side, other);
 }

@@ -131,6 +131,10 @@ static bool take_range(struct line *l, enum part part, struct set *set)
 	if (!take_number(l, part, &range.from))
 		return false;
 	range.to = range.from;
+	if (l->end - l->at > 1 && memcmp(l->at, "->", 2) == 0) {
+		blame(l, l->at, "\"->\" has blanks around it");
+		return false;
+	}
 	if (l->at < l->end && *l->at == '-') {
 		l->at++;
 		if (!take_number(l, part, &range.to))

@@ -141,15 +141,15 @@ static uint32_t cid_of(const struct sockaddr_un *un, socklen_t len)
 {
 	char text[sizeof un->sun_path + 1] = "";
 	uint32_t cid = VMADDR_CID_HOST;
-	const char *guest;
+	struct sockaddr_un host;
+	/* What is before the port, or the guest, in each name of this run. */
+	size_t before = name_in(VMADDR_CID_HOST, "", &host) -
+			offsetof(struct sockaddr_un, sun_path) - 1;
 
 	if (len > offsetof(struct sockaddr_un, sun_path) + 1)
 		memcpy(text, un->sun_path + 1, len - offsetof(struct sockaddr_un, sun_path) - 1);
-	guest = strrchr(text, '/');
-	while (guest && guest > text && guest[-1] != '/')
-		guest--;
-	if (guest && *guest == 'c')
-		cid = (uint32_t)strtoul(guest + 1, NULL, 10);
+	if (text[before] == 'c')
+		cid = (uint32_t)strtoul(text + before + 1, NULL, 10);
 	return cid == own_cid() ? VMADDR_CID_LOCAL : cid;
 }
 
