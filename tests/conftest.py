@@ -23,7 +23,8 @@ import pytest
 import puppet
 import vchan
 
-VSOCK_SUITES = ("contract", "kernel", "guest", "stall", "bench", "simple", "hostile", "kill", "soak")
+VSOCK_SUITES = ("contract", "kernel", "guest", "stall", "bench", "simple", "hostile", "kill", "soak",
+                "relay")
 HERE = pathlib.Path(__file__).resolve().parent
 DEFAULT_DEADLINE = int(os.environ.get("VCHAN_TEST_DEADLINE", "60"))
 

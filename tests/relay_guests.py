@@ -83,11 +83,12 @@ class World:
         self.process = None
         self.opened = contextlib.ExitStack()
 
-    def start(self, *options, wrapper=(), wait=True, **variables):
+    def start(self, *options, wrapper=(), wait=True, preload=FAKE, **variables):
         env = {name: value for name, value in os.environ.items()
                if not name.startswith("VCHAN_")}
-        env.update(LD_PRELOAD=str(FAKE), FAKE_VSOCK=self.word,
-                   ASAN_OPTIONS="verify_asan_link_order=0", **variables)
+        env.update(FAKE_VSOCK=self.word, ASAN_OPTIONS="verify_asan_link_order=0", **variables)
+        if preload:
+            env["LD_PRELOAD"] = str(preload)
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 [*wrapper, TOOL, "relay", "--policy", self.policy, *map(str, options)],

@@ -91,9 +91,15 @@ static bool take_word(struct line *l, const char *word)
 	return true;
 }
 
+/* For one more; it doubles where there are 1, 2, 4, ... */
+static void *grown(void *array, size_t count, size_t size)
+{
+	return count & (count - 1) ? array : reallocarray(array, count ? 2 * count : 1, size);
+}
+
 static bool add(struct line *l, struct set *set, struct range range)
 {
-	struct range *more = reallocarray(set->ranges, set->count + 1, sizeof *more);
+	struct range *more = grown(set->ranges, set->count, sizeof *more);
 
 	if (!more) {
 		l->bad = l->out_of_memory = true;
@@ -229,7 +235,7 @@ static void take_line(struct line *l, const char *end, struct policy *policy)
 	if (l->at >= l->end)
 		return;
 	take_rule(l, &rule);
-	more = l->bad ? NULL : reallocarray(policy->rules, policy->count + 1, sizeof *more);
+	more = l->bad ? NULL : grown(policy->rules, policy->count, sizeof *more);
 	if (!more) {
 		free_rule(&rule);
 		l->out_of_memory |= !l->bad;
