@@ -14,6 +14,9 @@
  *       VCHAN_VSOCK_PORT_BASE + client_domain * 65536 + port
  *   (0 counts as 2; client_domain below 32768, port below 65536, the sum
  *   below 2^31).  The bytes on the wire are the program's bytes.
+ *   Between two guests of a host there is the relay of that host
+ *   (VCHAN_VSOCK_RELAY=auto, never, or its vsock port); the calls and what
+ *   they promise are the same.
  *
  * States (libvchan_is_open)
  *   state               read/recv        write/send        may become
@@ -102,7 +105,8 @@ libvchan_t *libvchan_server_init(int domain, int port, size_t read_min,
  *
  * NULL: as libvchan_server_init (not EADDRINUSE); ENODEV when there has been
  * no such machine for VCHAN_VSOCK_BOOT_WAIT_MS; ETIMEDOUT when
- * VCHAN_VSOCK_CONNECT_TIMEOUT_MS is over.
+ * VCHAN_VSOCK_CONNECT_TIMEOUT_MS is over; EACCES also when the relay between
+ * two guests does not allow it.
  */
 libvchan_t *libvchan_client_init(int domain, int port);
 

@@ -22,7 +22,7 @@ import vchan
 TOOL = vchan.LIBRARY.parent / "vchan-vsock"
 FAKE = vchan.ROOT / "build" / "fake" / "vsock.so"
 SOON = 20
-PORT = 768
+HOST, PORT = 2, 768
 
 FRAMED, OURS = 1, 2
 OK, REFUSED, NO_MACHINE, DENIED, BUSY, SILENT = range(6)
@@ -137,10 +137,10 @@ class Guest:
         self.world, self.cid = world, cid
         self.machine = world.opened.enter_context(
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-        self.machine.bind(self.name("machine"))
+        self.machine.bind(self.name(0xFFFFFFFF))
 
     def name(self, what):
-        return f"\0fake-vsock/{self.world.word}/c{self.cid}/{what}"
+        return f"\0fake-vsock/{self.world.word}/{self.cid}/{what}"
 
     def socket(self):
         sock = self.world.opened.enter_context(socket.socket(socket.AF_UNIX))
@@ -151,7 +151,7 @@ class Guest:
         """To its host."""
         sock = self.socket()
         sock.bind(self.name(next(Guest._ports) if port is None else port))
-        sock.connect(f"\0fake-vsock/{self.world.word}/{to}")
+        sock.connect(f"\0fake-vsock/{self.world.word}/{HOST}/{to}")
         return sock
 
     def ask(self, target, port, flags=0, more=b"", source_port=None):
@@ -175,7 +175,8 @@ def accept(listener):
     """A connection, and the relay's port that it comes from."""
     sock, name = listener.accept()
     sock.settimeout(SOON)
-    return sock, int(name.decode().rsplit("/", 1)[1])
+    # This process may have the fake, too, and see the address of a vsock.
+    return sock, name[1] if isinstance(name, tuple) else int(name.decode().rsplit("/", 1)[1])
 
 
 def channel(world, source, target, port, flags=0):

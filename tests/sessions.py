@@ -104,7 +104,8 @@ ADDRESS, THREAD = "address,undefined", "thread"
 
 def faked(name, sanitize, flavour="", without=()):
     """The contract natively: much of it is waiting, so all of these at once."""
-    return Session(name, ("simple", "contract") if flavour else ("contract",), minutes=25,
+    suites = ("contract", "siblings")
+    return Session(name, ("simple", *suites) if flavour else suites, minutes=25,
                    sanitize=sanitize, flavour=flavour, scale=0.05, fake=True,
                    without=NOT_FAKED + without, beside=True, sleeps=True)
 
@@ -124,6 +125,7 @@ SESSIONS = (
     # Some of its versions count packets, and reset a connection of too many.
     Session("lab, Linux 6.12", ("stall", "kernel"), minutes=20, lab=True, kernel="6.12",
             beside=True, sleeps=True),
+    Session("tools", ("tools", "siblings"), minutes=20, fake=True, beside=True, sleeps=True),
     Session("faults", ("fault",), minutes=20, scale=0.1, beside=True, sleeps=True),
     faked("ASan and UBSan", ADDRESS),
     faked("TSan", THREAD, without=BARE),

@@ -358,6 +358,11 @@ class OurPeer:
         self.chan.close()
 
 
+def is_fake():
+    """Is AF_VSOCK that of tests/fake?"""
+    return hasattr(ctypes.CDLL(None), "fake_vsock_is_here")
+
+
 # --- plain sockets -----------------------------------------------------------
 
 raw_opened = []  # conftest closes them

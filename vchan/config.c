@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "relay.h"
 #include "ring.h"
 
 struct variable {
@@ -107,10 +108,32 @@ static int read_wire(struct config *c, const struct log *log)
 	return 0;
 }
 
+/* auto, never, or the port of the relay, which then is the only way. */
+static int read_relay(struct config *c, const struct log *log)
+{
+	const char *text = getenv("VCHAN_VSOCK_RELAY");
+
+	c->relay = RELAY_AUTO;
+	c->relay_port = RELAY_PORT;
+	if (!text || !strcmp(text, "auto"))
+		return 0;
+	if (!strcmp(text, "never")) {
+		c->relay = RELAY_NEVER;
+		return 0;
+	}
+	c->relay = RELAY_ALWAYS;
+	if (parse_number(text, 1, RELAY_PORT_MAX, &c->relay_port))
+		return 0;
+	log_error(log, "VCHAN_VSOCK_RELAY='%.64s' is not auto, never or a port from 1 to %u: %s",
+		  text, RELAY_PORT_MAX, log_reason(EINVAL).text);
+	errno = EINVAL;
+	return -1;
+}
+
 int config_read(struct config *c, struct log *log)
 {
 	memset(c, 0, sizeof *c);
-	if (read_log(c, log) < 0 || read_wire(c, log) < 0)
+	if (read_log(c, log) < 0 || read_wire(c, log) < 0 || read_relay(c, log) < 0)
 		return -1;
 	for (size_t i = 0; i < sizeof variables / sizeof *variables; i++)
 		if (read_number(c, &variables[i], log) < 0)

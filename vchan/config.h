@@ -12,6 +12,7 @@
 #include "log.h"
 
 enum wire_choice { WIRE_AUTO, WIRE_FRAMED, WIRE_PLAIN };
+enum relay_choice { RELAY_AUTO, RELAY_NEVER, RELAY_ALWAYS };
 
 struct config {
 	bool has_domain;
@@ -26,6 +27,8 @@ struct config {
 	uint32_t require_privileged; /* VCHAN_VSOCK_REQUIRE_PRIVILEGED, 0 or 1 */
 	enum log_level log;          /* VCHAN_VSOCK_LOG */
 	enum wire_choice wire;       /* VCHAN_VSOCK_WIRE */
+	enum relay_choice relay;     /* VCHAN_VSOCK_RELAY */
+	uint32_t relay_port;         /* unless it is RELAY_NEVER */
 };
 
 /* 0, or -1/EINVAL: then one line, in the name of `log`, names the variable.

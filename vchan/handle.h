@@ -44,6 +44,7 @@
 #include "frame.h"
 #include "libvchan.h"
 #include "log.h"
+#include "relay.h"
 #include "ring.h"
 
 #define CANDIDATES 4
@@ -122,7 +123,9 @@ struct libvchan {
 	struct log log;
 	uint32_t peer_cid;  /* whom to connect to, or whom to admit */
 	uint32_t own_cid;   /* a second CID to admit, or 0 */
+	bool between_guests; /* the host's relay may be in between */
 	uint32_t port;      /* the vsock port, of the plain wire */
+	uint32_t vchan_port;
 	bool server;
 
 	/* Anybody's. */
@@ -212,6 +215,12 @@ struct libvchan {
 	int attempt;               /* CONNECTING: the socket to connect, or -1 */
 	enum wire_kind attempted;
 	bool trying;               /* its connect is under way */
+	bool asking;               /* it is connected to the relay, which has not answered */
+	bool direct;               /* not to the relay, though there may be one */
+	unsigned char answer[RELAY_ANSWER_SIZE]; /* the relay's ... */
+	unsigned answer_len;       /* ... so much is here */
+	int64_t answer_until;      /* ns */
+	int64_t relay_missing_since; /* ns; 0: not missing */
 	int64_t retry_at, retry_after; /* ns */
 	int64_t started, missing_since; /* ns; 0: not missing */
 	int64_t probe_at;          /* ns */

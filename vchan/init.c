@@ -77,6 +77,9 @@ static int find_address(libvchan_t *h, uint32_t peer, uint32_t port)
 	/* A client in the same machine may be seen with either of its CIDs. */
 	if (h->server && !loopback && own == peer)
 		h->own_cid = own;
+	h->between_guests = !loopback && own > CID_HOST && peer > CID_HOST && own != peer &&
+			    h->config.relay != RELAY_NEVER;
+	h->vchan_port = port;
 	return 0;
 }
 

@@ -84,9 +84,7 @@ int relay_errno(enum relay_status status)
 		return EACCES;
 	case RELAY_SILENT:
 		return ETIMEDOUT;
-	case RELAY_REFUSED:
-	case RELAY_BUSY:
-		break;
+	default: /* time may mend it */
+		return ECONNRESET;
 	}
-	return ECONNRESET; /* time may mend it */
 }

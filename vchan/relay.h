@@ -25,6 +25,7 @@
 
 /* Privileged; no connection of ours comes from it. */
 #define RELAY_PORT 768u
+#define RELAY_PORT_MAX 2147483647u
 
 #define RELAY_REQUEST_SIZE 24u
 #define RELAY_ANSWER_SIZE 16u

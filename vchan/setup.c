@@ -34,6 +34,11 @@
  * (ETIMEDOUT, from the kernel, after 2 s) mean: try again.  No such machine
  * (ENODEV) is believed after boot_wait_ms in a row.
  *
+ * Between two guests there is the relay of their host (relay.h): the client connects
+ * to it instead, says whom it wants, and goes on when the relay has connected; the
+ * server admits it as that client.  Where no relay is, the client tries the straight
+ * way, too (VCHAN_VSOCK_RELAY).
+ *
  * A server whose client is on another machine asks every 2 s whether that
  * machine exists, by starting a connection to it and dropping it at once: only
  * on a host, for a guest's CID, does the kernel answer ENODEV.  A machine that
@@ -64,9 +69,12 @@
 #define ORDINARY_PORTS 1024u
 #define OUR_PRIVILEGED_PORTS 512u
 #define OUR_PRIVILEGED_COUNT 256u
+#define OTHER_PRIVILEGED_PORTS (RELAY_PORT + 1)
 
 #define FRAMED_QUEUE 128
 #define PLAIN_MOMENT (20 * CLOCK_MS)
+#define PLAIN_MOMENT_RELAYED (100 * CLOCK_MS)
+#define ANSWER_WAIT (10 * CLOCK_S) /* more than a connect takes */
 #define HELLO_WAIT (5 * CLOCK_S)
 #define BIND_TRIES 8
 #define BIND_TRIES_PRIVILEGED 64 /* there are few, and each channel has one */
@@ -246,15 +254,23 @@ int setup_listen(libvchan_t *h, uint32_t *port)
 		listen_on(h, PLAIN, LISTEN_AGAIN);
 }
 
-static bool is_rightful(const libvchan_t *h, uint32_t cid)
+/* Root on the host vouches for who is behind it. */
+static bool is_relay(const libvchan_t *h, uint32_t cid, uint32_t port)
 {
-	return cid == h->peer_cid ||
+	return h->between_guests && cid == CID_HOST && port < ORDINARY_PORTS;
+}
+
+static bool is_rightful(const libvchan_t *h, uint32_t cid, uint32_t port)
+{
+	return cid == h->peer_cid || is_relay(h, cid, port) ||
 	       (h->own_cid && (cid == h->own_cid || cid == CID_LOCAL));
 }
 
-static bool is_privileged_enough(const libvchan_t *h, uint32_t port)
+static bool is_privileged_enough(const libvchan_t *h, uint32_t cid, uint32_t port)
 {
-	return !h->config.require_privileged || port < ORDINARY_PORTS;
+	uint32_t ports = is_relay(h, cid, port) ? RELAY_PRIVILEGED_TO + 1 : ORDINARY_PORTS;
+
+	return !h->config.require_privileged || port < ports;
 }
 
 /* Somebody could not stay. */
@@ -285,7 +301,8 @@ enum visitor { NOBODY, STRANGER, RIGHTFUL };
 
 static enum visitor recognize(const libvchan_t *h, uint32_t cid, uint32_t port)
 {
-	return is_rightful(h, cid) && is_privileged_enough(h, port) ? RIGHTFUL : STRANGER;
+	return is_rightful(h, cid, port) && is_privileged_enough(h, cid, port) ? RIGHTFUL :
+		STRANGER;
 }
 
 /* The first in the queue; a stranger is closed at once.  NOBODY: errno says why. */
@@ -306,7 +323,7 @@ static enum visitor open_door(libvchan_t *h, enum wire_kind kind, int *fd, uint3
 	life_leave(&saved);
 	if (who == STRANGER) {
 		log_info(&h->log, "refused a connection from CID %u, port %u%s", cid, *port,
-			 is_rightful(h, cid) ? ", which is not privileged" : "");
+			 is_rightful(h, cid, *port) ? ", which is not privileged" : "");
 		count_turned_away(h, kind);
 	}
 	return who;
@@ -599,6 +616,17 @@ static void try_again(libvchan_t *h, int err)
 		h->retry_after = RETRY_MOST;
 }
 
+static bool goes_through_relay(const libvchan_t *h)
+{
+	return h->between_guests && !h->direct;
+}
+
+/* How long a plain connection is not believed yet. */
+static int64_t plain_moment(const libvchan_t *h)
+{
+	return goes_through_relay(h) ? PLAIN_MOMENT_RELAYED : PLAIN_MOMENT;
+}
+
 /* Framed has failed, plain is connected.  A server that has chosen another closes
  * this one, too; until then its framed port may have been crowded, unless it was
  * there. */
@@ -608,23 +636,62 @@ static void settle_soon(libvchan_t *h, bool was_there)
 
 	if (!h->settling) {
 		h->settling = true;
-		h->plain_until = now + PLAIN_MOMENT;
+		h->plain_until = now + plain_moment(h);
 		h->retry_after = RETRY_FIRST;
 	}
 	h->retry_at = was_there || now >= h->plain_until ? CLOCK_NEVER : now + h->retry_after;
 	h->retry_after *= 2;
 }
 
+/* Says so once, when a relay that has just been started would have been there. */
+static void note_missing_relay(libvchan_t *h)
+{
+	int64_t now = clock_now();
+
+	if (!h->relay_missing_since)
+		h->relay_missing_since = now;
+	if (h->relay_missing_since == CLOCK_NEVER ||
+	    now - h->relay_missing_since < h->config.boot_wait_ms * CLOCK_MS)
+		return;
+	h->relay_missing_since = CLOCK_NEVER;
+	log_error(&h->log, "still waiting: no relay answers on port %u of the host, and without "
+		  "one guests do not reach each other; start `vchan-vsock relay` there",
+		  h->config.relay_port);
+}
+
+/* Some platforms join guests without a relay.  So where there is none, every other attempt
+ * goes straight; on others it is not answered at all. */
+static bool takes_another_way(libvchan_t *h, int err, bool unanswered)
+{
+	if (!h->between_guests || h->plain >= 0)
+		return false;
+	if (unanswered) {
+		note_missing_relay(h);
+		h->direct = h->config.relay == RELAY_AUTO;
+		return true;
+	}
+	if (!h->direct)
+		return false;
+	h->direct = h->attempted == FRAMED && err == ECONNRESET; /* the plain port is next */
+	return !h->direct;
+}
+
 /* No framed connection came of this; is there a plain one? */
 static void attempt_failed(libvchan_t *h, int err)
 {
 	bool heard = h->candidates[0].fd >= 0;
+	bool unanswered = goes_through_relay(h) && !h->asking && !heard &&
+			  (err == ECONNRESET || err == ETIMEDOUT);
 
 	close_socket(h, &h->candidates[0].fd);
 	close_socket(h, &h->attempt);
-	h->trying = false;
+	h->trying = h->asking = false;
 	log_debug(&h->log, "attempt, %s wire: %s", h->attempted == FRAMED ? "framed" : "plain",
 		  log_reason(err).text);
+	if (takes_another_way(h, err, unanswered)) {
+		try_again(h, err);
+		return;
+	}
 	if (h->plain >= 0) {
 		settle_soon(h, heard);
 		return;
@@ -645,7 +712,7 @@ static void move_attempt(libvchan_t *h, int *to)
 	*to = h->attempt;
 	h->attempt = -1;
 	life_leave(&saved);
-	h->trying = false;
+	h->trying = h->asking = false;
 }
 
 static void attempt_succeeded(libvchan_t *h)
@@ -663,6 +730,70 @@ static void attempt_succeeded(libvchan_t *h)
 	}
 }
 
+/* The attempt is connected, to the relay: it shall join us with the server. */
+static void ask_relay(libvchan_t *h)
+{
+	bool framed = h->attempted == FRAMED;
+	struct relay_request request = { framed, !framed && h->config.wire == WIRE_AUTO,
+					 h->peer_cid, h->vchan_port };
+	unsigned char bytes[RELAY_REQUEST_SIZE];
+
+	h->trying = false;
+	h->asking = true;
+	h->answer_len = 0;
+	h->answer_until = clock_now() + ANSWER_WAIT;
+	relay_encode_request(&request, bytes);
+	/* A socket that is new has room for it. */
+	if (vsock_send(h->attempt, bytes, sizeof bytes, false) != (ssize_t)sizeof bytes)
+		attempt_failed(h, ECONNRESET);
+}
+
+static void attempt_connected(libvchan_t *h)
+{
+	if (goes_through_relay(h))
+		ask_relay(h);
+	else
+		attempt_succeeded(h);
+}
+
+static void take_answer(libvchan_t *h)
+{
+	enum relay_status status = RELAY_REFUSED;
+	const char *why = relay_decode_answer(h->answer, &status);
+
+	h->relay_missing_since = 0;
+	if (why)
+		log_info(&h->log, "the relay on the host: its answer has %s", why);
+	if (status == RELAY_DENIED)
+		log_error(&h->log, "the relay on the host does not allow it; it wants a line "
+			  "\"allow OWN -> %u %u\" in its policy", h->peer_cid, h->vchan_port);
+	if (status == RELAY_OK)
+		attempt_succeeded(h);
+	else
+		attempt_failed(h, relay_errno(status));
+}
+
+static void await_answer(libvchan_t *h, struct conn_sleep *s)
+{
+	ssize_t n = vsock_recv(h->attempt, h->answer + h->answer_len,
+			       RELAY_ANSWER_SIZE - h->answer_len, false);
+
+	if (n > 0)
+		h->answer_len += (unsigned)n;
+	if (h->answer_len == RELAY_ANSWER_SIZE) {
+		take_answer(h);
+	} else if (n == 0 || (n < 0 && !vsock_will_go_again(errno))) {
+		log_info(&h->log, "the relay on the host left before its answer");
+		attempt_failed(h, ECONNRESET);
+	} else if (timed_out(h, clock_now()) || clock_now() >= h->answer_until) {
+		attempt_failed(h, ETIMEDOUT);
+	} else {
+		conn_watch(s, h->attempt, POLLIN);
+		if (h->answer_until < s->until)
+			s->until = h->answer_until;
+	}
+}
+
 /* 0, or why not; EADDRINUSE: all that were tried are taken. */
 static int take_port(int fd, uint32_t first, uint32_t count, int tries)
 {
@@ -673,11 +804,10 @@ static int take_port(int fd, uint32_t first, uint32_t count, int tries)
 	return err;
 }
 
-/* All but port 0 and ours. */
+/* All but port 0, ours, and the relay's. */
 static int take_other_privileged_port(int fd)
 {
-	int err = take_port(fd, OUR_PRIVILEGED_PORTS + OUR_PRIVILEGED_COUNT,
-			    ORDINARY_PORTS - OUR_PRIVILEGED_PORTS - OUR_PRIVILEGED_COUNT,
+	int err = take_port(fd, OTHER_PRIVILEGED_PORTS, ORDINARY_PORTS - OTHER_PRIVILEGED_PORTS,
 			    BIND_TRIES_PRIVILEGED);
 
 	return err == EADDRINUSE ?
@@ -704,7 +834,8 @@ static int open_attempt(libvchan_t *h)
 {
 	/* So that the server waits for our framed attempt.  When the ports are all
 	 * taken the kernel finds another, and the server waits PLAIN_MOMENT only. */
-	bool ours = h->attempted == PLAIN && h->config.wire == WIRE_AUTO;
+	bool ours = h->attempted == PLAIN && h->config.wire == WIRE_AUTO &&
+		    !goes_through_relay(h);
 
 	if (h->attempt < 0 && open_socket(h, &h->attempt) < 0)
 		return -1;
@@ -713,11 +844,20 @@ static int open_attempt(libvchan_t *h)
 	return 0;
 }
 
+static int connect_attempt(libvchan_t *h)
+{
+	uint32_t port = port_of(h, h->attempted);
+
+	if (!h->between_guests)
+		return vsock_connect(h->attempt, h->peer_cid, port);
+	return h->direct ? vsock_connect_sibling(h->attempt, h->peer_cid, port) :
+		vsock_connect(h->attempt, CID_HOST, h->config.relay_port);
+}
+
 static void start_attempt(libvchan_t *h)
 {
-	if (open_attempt(h) == 0 &&
-	    vsock_connect(h->attempt, h->peer_cid, port_of(h, h->attempted)) == 0)
-		attempt_succeeded(h);
+	if (open_attempt(h) == 0 && connect_attempt(h) == 0)
+		attempt_connected(h);
 	else if (errno == EINPROGRESS)
 		h->trying = true;
 	else
@@ -734,7 +874,7 @@ static void look_at_attempt(libvchan_t *h)
 		return;
 	}
 	if (vsock_connected(h->attempt) == 0)
-		attempt_succeeded(h);
+		attempt_connected(h);
 	else
 		attempt_failed(h, errno);
 }
@@ -828,6 +968,8 @@ void setup_step_connecting(libvchan_t *h, struct conn_sleep *s)
 		await_hello(h, s);
 	else if (h->trying)
 		look_at_attempt(h);
+	else if (h->asking)
+		await_answer(h, s);
 	else if (h->settling)
 		settle(h);
 	else if (timed_out(h, clock_now()))
@@ -838,6 +980,8 @@ void setup_step_connecting(libvchan_t *h, struct conn_sleep *s)
 		return;
 	if (h->trying)
 		conn_watch(s, h->attempt, POLLOUT);
+	else if (h->asking)
+		s->until = 0; /* again: for the relay's answer */
 	else if (h->candidates[0].fd >= 0)
 		s->until = 0; /* again: for its hello, and how long to wait for it */
 	else if (h->settling)

@@ -148,6 +148,16 @@ int vsock_connect(int fd, uint32_t cid, uint32_t port)
 	return vsock_connected(fd);
 }
 
+int vsock_connect_sibling(int fd, uint32_t cid, uint32_t port)
+{
+	struct sockaddr_vm a = address(cid, port);
+
+	a.svm_flags = VMADDR_FLAG_TO_HOST;
+	if (connect(fd, (struct sockaddr *)&a, sizeof a) < 0)
+		return -1;
+	return vsock_connected(fd);
+}
+
 int vsock_connected(int fd)
 {
 	int err = 0, flags;

@@ -31,6 +31,8 @@ int vsock_accept(int fd, uint32_t *peer_cid, uint32_t *peer_port);
 
 /* 0: connected.  -1/EINPROGRESS: ask vsock_connected once it is writable. */
 int vsock_connect(int fd, uint32_t cid, uint32_t port);
+/* The same to another guest of our host, where that passes it on. */
+int vsock_connect_sibling(int fd, uint32_t cid, uint32_t port);
 /* 0 and the socket is in blocking mode, or -1 and why it failed. */
 int vsock_connected(int fd);
 

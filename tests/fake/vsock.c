@@ -6,13 +6,11 @@
  *   LD_PRELOAD=.../vsock.so PROGRAM     (tests/sessions.py, tests/coverage)
  *   ld --wrap=socket --wrap=...         (-DFAKE_WRAP: faults.c, which is before it)
  *
- * It is a host that has loopback: CID 1 and 2 are here.  A vsock port is a name in the
- * abstract namespace; $FAKE_VSOCK (a word) keeps runs apart from each other.
- *
- * A program with $FAKE_VSOCK_CID=42 is in a guest.  Its ports have names of their own
- * (fake-vsock/WORD/c42/PORT); it reaches the host, CID 2, and itself.  As long as one
- * lives that has opened a vsock, or somebody else holds a datagram socket of the name
- * fake-vsock/WORD/c42/machine, the host reaches that guest; every other CID is ENODEV.
+ * It is a host that has loopback: CID 1 and 2 are here.  A program that is started with
+ * $FAKE_VSOCK_CID=42 is in a guest: CID 1 and 42 are here, 2 is the host, and another
+ * guest does not answer.  A guest exists for its host as long as its first program lives;
+ * every other CID is ENODEV.  A vsock port is a name in the abstract namespace;
+ * $FAKE_VSOCK (a word) keeps runs apart from each other.
  *
  * What it does not have: the credits of real vsock (the buffer is a Unix socket's,
  * which counts small messages as larger ones), its resets, its packets.  What
@@ -93,64 +91,43 @@ static const char *place(void)
 	return word ? word : "";
 }
 
-/* The CID of the machine that this program is in. */
+/* The machine that this program is in. */
 static uint32_t own_cid(void)
 {
-	const char *word = getenv("FAKE_VSOCK_CID");
+	const char *cid = getenv("FAKE_VSOCK_CID");
 
-	return word ? (uint32_t)strtoul(word, NULL, 10) : VMADDR_CID_HOST;
+	return cid ? (uint32_t)strtoul(cid, NULL, 10) : VMADDR_CID_HOST;
 }
 
-/* A name in the abstract namespace, of a machine, and its length. */
-static socklen_t name_in(uint32_t cid, const char *what, struct sockaddr_un *un)
+/* The name of a machine's port in the abstract namespace, and its length. */
+static socklen_t name_of(uint32_t cid, uint32_t port, struct sockaddr_un *un)
 {
-	char guest[16] = "";
-
-	if (cid > VMADDR_CID_HOST)
-		snprintf(guest, sizeof guest, "c%u/", cid);
 	memset(un, 0, sizeof *un);
 	un->sun_family = AF_UNIX;
 	return (socklen_t)offsetof(struct sockaddr_un, sun_path) + 1 +
 	       (socklen_t)snprintf(un->sun_path + 1, sizeof un->sun_path - 1,
-				   "fake-vsock/%.48s/%s%s", place(), guest, what);
+				   "fake-vsock/%.48s/%u/%u", place(), cid, port);
 }
 
-static socklen_t name_of(uint32_t cid, uint32_t port, struct sockaddr_un *un)
-{
-	char number[16];
-
-	snprintf(number, sizeof number, "%u", port);
-	return name_in(cid, number, un);
-}
-
-/* The port of such a name; VMADDR_PORT_ANY: it has none. */
-static uint32_t port_of(const struct sockaddr_un *un, socklen_t len)
+/* The port of such a name, VMADDR_PORT_ANY: it has none; and its machine, as it is seen
+ * from here. */
+static uint32_t port_of(const struct sockaddr_un *un, socklen_t len, uint32_t *cid)
 {
 	char text[sizeof un->sun_path + 1] = "";
-	const char *port;
+	char *port, *machine;
 
+	*cid = VMADDR_CID_LOCAL;
 	if (len <= offsetof(struct sockaddr_un, sun_path) + 1)
 		return VMADDR_PORT_ANY;
 	memcpy(text, un->sun_path + 1, len - offsetof(struct sockaddr_un, sun_path) - 1);
 	port = strrchr(text, '/');
-	return port ? (uint32_t)strtoul(port + 1, NULL, 10) : VMADDR_PORT_ANY;
-}
-
-/* The CID that a connection from such a name has here. */
-static uint32_t cid_of(const struct sockaddr_un *un, socklen_t len)
-{
-	char text[sizeof un->sun_path + 1] = "";
-	uint32_t cid = VMADDR_CID_HOST;
-	struct sockaddr_un host;
-	/* What is before the port, or the guest, in each name of this run. */
-	size_t before = name_in(VMADDR_CID_HOST, "", &host) -
-			offsetof(struct sockaddr_un, sun_path) - 1;
-
-	if (len > offsetof(struct sockaddr_un, sun_path) + 1)
-		memcpy(text, un->sun_path + 1, len - offsetof(struct sockaddr_un, sun_path) - 1);
-	if (text[before] == 'c')
-		cid = (uint32_t)strtoul(text + before + 1, NULL, 10);
-	return cid == own_cid() ? VMADDR_CID_LOCAL : cid;
+	if (!port)
+		return VMADDR_PORT_ANY;
+	*port = '\0';
+	machine = strrchr(text, '/');
+	if (machine && strtoul(machine + 1, NULL, 10) != own_cid())
+		*cid = (uint32_t)strtoul(machine + 1, NULL, 10);
+	return (uint32_t)strtoul(port + 1, NULL, 10);
 }
 
 static bool is_here(uint32_t cid)
@@ -158,13 +135,10 @@ static bool is_here(uint32_t cid)
 	return cid == VMADDR_CID_LOCAL || cid == own_cid();
 }
 
-/* The machine whose names are meant; 0: there is none, from here. */
-static uint32_t machine_of(uint32_t cid)
+/* A datagram socket that each program in a guest has by this name. */
+static socklen_t presence_of(uint32_t cid, struct sockaddr_un *un)
 {
-	if (is_here(cid))
-		return own_cid();
-	return cid >= VMADDR_CID_HOST && (cid == VMADDR_CID_HOST ||
-					  own_cid() == VMADDR_CID_HOST) ? cid : 0;
+	return name_of(cid, VMADDR_PORT_ANY, un);
 }
 
 static bool is_vsock(const struct sockaddr *a, socklen_t len)
@@ -215,42 +189,6 @@ static int buffer_of(int fd)
 
 /* ---- the calls ---- */
 
-/* A guest exists as long as a program in it that has opened a vsock. */
-static void be_a_machine(void)
-{
-	static _Atomic bool is_one;
-	struct sockaddr_un un;
-	socklen_t len;
-	int fd;
-
-	if (own_cid() <= VMADDR_CID_HOST || is_one)
-		return;
-	is_one = true;
-	len = name_in(own_cid(), "machine", &un);
-	fd = REAL(socket)(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	LOOK_UP(bind);
-	/* Another program of that guest may be the one. */
-	if (fd >= 0 && REAL(bind)(fd, (struct sockaddr *)&un, len) < 0)
-		close(fd);
-}
-
-static bool is_a_machine(uint32_t cid)
-{
-	struct sockaddr_un un;
-	socklen_t len = name_in(cid, "machine", &un);
-	int fd, ret;
-
-	if (cid <= VMADDR_CID_HOST)
-		return cid == VMADDR_CID_HOST;
-	LOOK_UP(socket);
-	LOOK_UP(connect);
-	fd = REAL(socket)(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	ret = REAL(connect)(fd, (struct sockaddr *)&un, len);
-	if (fd >= 0)
-		close(fd);
-	return ret == 0;
-}
-
 int FAKE(socket)(int family, int type, int protocol)
 {
 	int fd;
@@ -258,7 +196,6 @@ int FAKE(socket)(int family, int type, int protocol)
 	LOOK_UP(socket);
 	if (family != AF_VSOCK)
 		return REAL(socket)(family, type, protocol);
-	be_a_machine();
 	fd = REAL(socket)(AF_UNIX, type, protocol);
 	if (fd >= 0)
 		set_buffer(fd, DEFAULT_BUFFER);
@@ -321,7 +258,7 @@ static bool has_name(int fd)
 static int connect_name(int fd, uint32_t cid, uint32_t port)
 {
 	struct sockaddr_un un;
-	socklen_t len = name_of(cid, port, &un);
+	socklen_t len = name_of(is_here(cid) ? own_cid() : cid, port, &un);
 	int flags = fcntl(fd, F_GETFL), ret, err;
 
 	LOOK_UP(connect);
@@ -337,6 +274,36 @@ static int connect_name(int fd, uint32_t cid, uint32_t port)
 	return fail(err == ECONNREFUSED || err == EAGAIN ? ECONNRESET : err);
 }
 
+/* A program in it holds the name, so binding that fails. */
+static bool is_guest(uint32_t cid)
+{
+	struct sockaddr_un un;
+	socklen_t len = presence_of(cid, &un);
+	int fd, err = 0;
+
+	LOOK_UP(socket);
+	LOOK_UP(bind);
+	fd = REAL(socket)(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return false;
+	if (REAL(bind)(fd, (struct sockaddr *)&un, len) < 0)
+		err = errno;
+	close(fd);
+	return err == EADDRINUSE;
+}
+
+/* 0, or the errno of who connects to it. */
+static int reach(uint32_t cid)
+{
+	bool in_guest = own_cid() != VMADDR_CID_HOST;
+
+	if (is_here(cid) || (in_guest && cid == VMADDR_CID_HOST))
+		return 0;
+	if (in_guest)
+		return ETIMEDOUT;
+	return is_guest(cid) ? 0 : ENODEV;
+}
+
 int FAKE(connect)(int fd, const struct sockaddr *a, socklen_t len)
 {
 	const struct sockaddr_vm *vm = (const struct sockaddr_vm *)(const void *)a;
@@ -344,17 +311,18 @@ int FAKE(connect)(int fd, const struct sockaddr *a, socklen_t len)
 	LOOK_UP(connect);
 	if (!is_vsock(a, len))
 		return REAL(connect)(fd, a, len);
-	if (!is_a_machine(machine_of(vm->svm_cid)) && !is_here(vm->svm_cid))
-		return fail(ENODEV);
+	if (reach(vm->svm_cid))
+		return fail(reach(vm->svm_cid));
 	if (!has_name(fd) && bind_any(fd) < 0)
 		return -1;
-	return connect_name(fd, machine_of(vm->svm_cid), vm->svm_port);
+	return connect_name(fd, vm->svm_cid, vm->svm_port);
 }
 
 int FAKE(accept4)(int fd, struct sockaddr *a, socklen_t *len, int flags)
 {
 	struct sockaddr_un un;
 	socklen_t un_len = sizeof un;
+	uint32_t cid, port;
 	int got;
 
 	LOOK_UP(accept4);
@@ -364,16 +332,20 @@ int FAKE(accept4)(int fd, struct sockaddr *a, socklen_t *len, int flags)
 	if (got < 0)
 		return -1;
 	set_buffer(got, buffer_of(fd));
+	port = port_of(&un, un_len, &cid);
 	if (a)
-		tell(a, len, cid_of(&un, un_len), port_of(&un, un_len));
+		tell(a, len, cid, port);
 	return got;
 }
 
 static void translate(const struct sockaddr_un *un, socklen_t un_len, struct sockaddr *a,
 		      socklen_t *len)
 {
+	uint32_t cid, port;
+
 	if (is_ours(un, un_len)) {
-		tell(a, len, cid_of(un, un_len), port_of(un, un_len));
+		port = port_of(un, un_len, &cid);
+		tell(a, len, cid, port);
 		return;
 	}
 	memcpy(a, un, *len < un_len ? *len : un_len);
@@ -480,6 +452,21 @@ int fake_vsock_is_here(void);
 int fake_vsock_is_here(void)
 {
 	return 1;
+}
+
+/* The first program in a guest is the guest: it ends with that one. */
+__attribute__((constructor)) static void be_present(void)
+{
+	struct sockaddr_un un;
+	int fd;
+
+	if (own_cid() == VMADDR_CID_HOST)
+		return;
+	LOOK_UP(socket);
+	LOOK_UP(bind);
+	fd = REAL(socket)(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0 && REAL(bind)(fd, (struct sockaddr *)&un, presence_of(own_cid(), &un)) < 0)
+		close(fd);
 }
 
 /* Whatever goes wrong here: no packet of ours ever reaches the machine's own vsock. */

@@ -160,7 +160,7 @@ def test_strangers_that_are_no_guests(relay):
     """The host's own programs need no relay."""
     sock = relay.opened.enter_context(socket.socket(socket.AF_UNIX))
     sock.settimeout(20)
-    sock.connect(f"\0fake-vsock/{relay.word}/768")
+    sock.connect(f"\0fake-vsock/{relay.word}/2/768")
     assert sock.recv(1) == b""
     relay.await_line("event=refused source=1 .*why=not-a-guest")
 
