@@ -19,24 +19,24 @@ static const struct command *const commands[] = {
 	&command_list,
 	&command_doctor,
 	&command_bench,
+	NULL,
 };
-#define COMMANDS (sizeof commands / sizeof *commands)
 
 static void usage(FILE *to)
 {
 	fputs("usage: vchan-vsock COMMAND [options] ...\n\n"
 	      "Byte channels between virtual machines, over AF_VSOCK.\n\n", to);
-	for (size_t i = 0; i < COMMANDS; i++)
-		fprintf(to, "  %-8s  %s\n", commands[i]->name, commands[i]->summary);
+	for (const struct command *const *c = commands; *c; c++)
+		fprintf(to, "  %-8s  %s\n", (*c)->name, (*c)->summary);
 	fputs("\n  --help, --version\n\n"
 	      "vchan-vsock COMMAND --help says more, with an example.\n", to);
 }
 
 static const struct command *find(const char *name)
 {
-	for (size_t i = 0; i < COMMANDS; i++)
-		if (strcmp(commands[i]->name, name) == 0)
-			return commands[i];
+	for (const struct command *const *c = commands; *c; c++)
+		if (strcmp((*c)->name, name) == 0)
+			return *c;
 	return NULL;
 }
 
