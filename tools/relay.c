@@ -30,7 +30,6 @@ static int check(const char *path)
 {
 	struct relay_faults faults;
 	struct policy *policy = relay_file_read(path, &faults);
-	size_t shown;
 
 	if (policy) {
 		tool_say("%s: %zu rules, no errors", path, policy_rules(policy));
@@ -39,12 +38,11 @@ static int check(const char *path)
 	}
 	if (faults.count == 0)
 		return tool_failed("%s: %s", path, strerror(errno));
-	shown = faults.count < RELAY_FILE_FAULTS ? faults.count : RELAY_FILE_FAULTS;
-	for (size_t i = 0; i < shown; i++)
+	for (size_t i = 0; i < faults.shown; i++)
 		tool_say("%s:%u:%u: %s", path, faults.list[i].line, faults.list[i].column,
 			 faults.list[i].what);
-	if (shown < faults.count)
-		tool_say("%s: %zu more bad lines", path, faults.count - shown);
+	if (faults.shown < faults.count)
+		tool_say("%s: %zu more bad lines", path, faults.count - faults.shown);
 	return TOOL_FAILED;
 }
 

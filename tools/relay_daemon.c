@@ -61,12 +61,11 @@ static void say_number(enum priority priority, const char *event, const char *ke
 
 static void say_faults(const char *path, const struct relay_faults *faults)
 {
-	size_t shown = faults->count < RELAY_FILE_FAULTS ? faults->count : RELAY_FILE_FAULTS;
 	int err = errno;
 	char where[512];
 	struct entry e;
 
-	for (size_t i = 0; i < shown; i++) {
+	for (size_t i = 0; i < faults->shown; i++) {
 		(void)snprintf(where, sizeof where, "%s:%u:%u", path, faults->list[i].line,
 			       faults->list[i].column);
 		relay_log(&e, SAY_ERROR, SAY_ALWAYS, "policy-fault");
@@ -74,7 +73,7 @@ static void say_faults(const char *path, const struct relay_faults *faults)
 		relay_log_text(&e, "why", faults->list[i].what);
 		relay_log_end(&e);
 	}
-	if (shown)
+	if (faults->shown)
 		return;
 	relay_log(&e, SAY_ERROR, SAY_ALWAYS, "policy-fault");
 	relay_log_text(&e, "at", path);

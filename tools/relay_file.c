@@ -39,6 +39,9 @@ static struct policy *parse(int fd, char *text, struct relay_faults *faults)
 	}
 	policy = policy_parse(text, (size_t)size, faults->list, RELAY_FILE_FAULTS,
 			      &faults->count);
+	faults->shown = faults->count;
+	if (faults->shown > RELAY_FILE_FAULTS)
+		faults->shown = RELAY_FILE_FAULTS;
 	if (!policy)
 		errno = ENOMEM; /* unless there are faults */
 	return policy;
@@ -51,7 +54,7 @@ struct policy *relay_file_read(const char *path, struct relay_faults *faults)
 	char *text = fd < 0 ? NULL : malloc(POLICY_SIZE_MOST + 1);
 	struct policy *policy = NULL;
 
-	faults->count = 0;
+	faults->count = faults->shown = 0;
 	if (fd < 0)
 		return NULL;
 	if (text)

@@ -10,6 +10,7 @@
 struct relay_faults {
 	struct policy_fault list[RELAY_FILE_FAULTS];
 	size_t count; /* of all; 0: the file could not be read, and errno says why */
+	size_t shown; /* are in the list */
 };
 
 /* NULL: `faults` says why.  EFBIG: it is larger than POLICY_SIZE_MOST. */

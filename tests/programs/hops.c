@@ -23,7 +23,7 @@
 /* The library hides what is in it. */
 #include "vchan/relay.c" /* NOLINT(bugprone-suspicious-include) */
 
-#define BUFFER (4ull << 20) /* as the library's sockets have it */
+#define BUFFER (4ULL << 20) /* as the library's sockets have it */
 #define PIECE (256 << 10)
 
 struct order {
@@ -142,7 +142,7 @@ static int64_t now(void)
     struct timespec t;
 
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000ll + t.tv_nsec;
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
 static int measure(int fd, const struct order *o)
