@@ -2,6 +2,7 @@
 #include "relay_channel.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -42,6 +43,12 @@ static void enqueue(struct relay *relay, struct channel *c)
 	c->behind = NULL;
 	*relay->queue_end = c;
 	relay->queue_end = &c->behind;
+}
+
+/* After a pause, at a whole second: so that all of them are nudged in one go. */
+static int64_t nudge_time(int64_t now, int64_t pause)
+{
+	return (now + pause + NUDGE_EVERY - 1) / NUDGE_EVERY * NUDGE_EVERY;
 }
 
 static int watch(struct relay *relay, struct channel *c, unsigned side, int op, uint32_t events)
@@ -243,10 +250,10 @@ static void open_channel(struct relay *relay, struct channel *c)
 	c->stage = OPEN;
 	c->since = now;
 	for (int i = 0; i < 2; i++) {
-		c->nudging[i].at = now + NUDGE_EVERY;
+		c->nudging[i].at = nudge_time(now, NUDGE_EVERY);
 		c->pair.side[i].readable = true; /* it may have spoken already */
 	}
-	tick_by(relay, now + NUDGE_EVERY);
+	tick_by(relay, c->nudging[0].at);
 	log_opened(c);
 	enqueue(relay, c);
 }
@@ -273,6 +280,11 @@ static void connect_failed(struct relay *relay, struct channel *c, int err)
 
 static void finish_connecting(struct relay *relay, struct channel *c)
 {
+	struct pollfd p = { c->pair.side[TARGET_SIDE].fd, POLLOUT, 0 };
+
+	/* While it is under way it has no error either. */
+	if (poll(&p, 1, 0) <= 0)
+		return;
 	if (vsock_connected(c->pair.side[TARGET_SIDE].fd) == 0)
 		open_channel(relay, c);
 	else
@@ -468,11 +480,11 @@ static void nudge(struct relay *relay, struct channel *c, unsigned side, int64_t
 	if (s->received != n->heard) {
 		n->heard = s->received;
 		n->count = 0;
-		n->at = now + NUDGE_EVERY;
+		n->at = nudge_time(now, 0);
 	} else if (now >= n->at) {
 		vsock_nudge(s->fd, relay->config.buffer_size, ++n->count % 2);
 		more = n->count < NUDGES_OFTEN ? 0 : n->count - NUDGES_OFTEN;
-		n->at = now + (NUDGE_EVERY << (more < NUDGE_DOUBLES ? more : NUDGE_DOUBLES));
+		n->at = nudge_time(now, NUDGE_EVERY << (more < NUDGE_DOUBLES ? more : NUDGE_DOUBLES));
 	}
 	c->resting |= n->count > NUDGES_OFTEN;
 	tick_by(relay, n->at);

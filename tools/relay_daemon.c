@@ -8,6 +8,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/vm_sockets.h>
@@ -33,7 +34,7 @@ struct daemon {
 	const struct relay_options *options;
 	int listener, signals;
 	struct watch listening, signalled;
-	int64_t listen_again_at, stop_at;
+	int64_t now, listen_again_at, stop_at;
 	bool stopping, at_once;
 };
 
@@ -207,7 +208,7 @@ static int64_t earlier(int64_t a, int64_t b)
 
 static int timeout_ms(const struct daemon *d)
 {
-	int64_t at = earlier(d->relay.tick_at, relay_log_due()), now;
+	int64_t at = earlier(d->relay.tick_at, relay_log_due());
 
 	if (d->relay.queue)
 		return 0;
@@ -215,9 +216,8 @@ static int timeout_ms(const struct daemon *d)
 	at = earlier(at, d->stop_at);
 	if (at == CLOCK_NEVER)
 		return -1;
-	now = clock_now();
 	/* Up, so as not to wake early and find nothing to do. */
-	return now >= at ? 0 : (int)((at - now + CLOCK_MS - 1) / CLOCK_MS);
+	return d->now >= at ? 0 : (int)((at - d->now + CLOCK_MS - 1) / CLOCK_MS);
 }
 
 static void take_event(struct daemon *d, const struct epoll_event *e)
@@ -232,9 +232,18 @@ static void take_event(struct daemon *d, const struct epoll_event *e)
 		accept_some(d);
 }
 
+/* Some milliseconds late at times, and so cheap that each message can have a look. */
+static int64_t rough_now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+	return (int64_t)t.tv_sec * CLOCK_S + t.tv_nsec + 1;
+}
+
 static void look_at_clock(struct daemon *d)
 {
-	int64_t now = clock_now();
+	int64_t now = d->now = rough_now();
 
 	if (now >= d->relay.tick_at)
 		channels_tick(&d->relay, now);
@@ -381,6 +390,7 @@ int relay_daemon(const struct relay_options *options)
 	d.relay.limits = options->limits;
 	d.relay.queue_end = &d.relay.queue;
 	d.relay.tick_at = d.listen_again_at = d.stop_at = CLOCK_NEVER;
+	d.now = clock_now();
 	relay_log_begin(options->json);
 	raise_fd_limit(options);
 	status = begin(&d);

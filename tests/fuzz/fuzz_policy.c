@@ -138,19 +138,17 @@ static void try(const char *text, size_t size, const struct question *q)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct question q = { 42, 43, 512 };
 	const size_t head = 8;
-	char *text = malloc(size + 1);
+	struct question q;
+	char *text;
 
-	if (size >= head) {
-		q.source = data[0] + data[1] * 256u;
-		q.port = data[2] + data[3] * 256u;
-		memcpy(&q.target, data + 4, 4);
-	} else {
-		size = head; /* an empty text */
-	}
-	if (size > head)
-		memcpy(text, data + head, size - head);
+	if (size < head)
+		return 0;
+	q.source = data[0] + data[1] * 256u;
+	q.port = data[2] + data[3] * 256u;
+	memcpy(&q.target, data + 4, 4);
+	text = malloc(size - head + 1);
+	memcpy(text, data + head, size - head);
 	try(text, size - head, &q);
 	free(text);
 	return 0;
