@@ -27,20 +27,22 @@ static void drop_unsent(struct pair_side *to)
 	to->blocked = to->starved = false;
 }
 
-/* Its bytes have nowhere to go, and it shall not wait for them to be taken. */
-static void stop(struct pair_side *from)
-{
-	if (!from->ended)
-		shutdown(from->fd, SHUT_RD);
-	from->ended = true;
-	from->readable = false;
-}
-
+/* Nothing goes there any more; so what comes from the other has nowhere to go. */
 static void lose(struct pair_side *to, struct pair_side *from)
 {
 	to->gone = true;
 	drop_unsent(to);
-	stop(from);
+	from->cut = !from->ended;
+	from->ended = true;
+	from->readable = false;
+}
+
+/* Whoever lives on until he has all bytes shall not wait meanwhile for his to be taken. */
+static void tell_who_is_cut(struct pair_side *side)
+{
+	if (side->cut)
+		shutdown(side->fd, SHUT_RD);
+	side->cut = false;
 }
 
 /* How much of it was taken; the rest waits for an event. */
@@ -133,7 +135,8 @@ static void forward(struct pair_side *from, struct pair_side *to)
 		push_unsent(to, from);
 	if (from->readable && !from->ended && !to->unsent && !to->gone)
 		pull(from, to);
-	if (from->ended && !to->unsent && !to->gone && !to->told) {
+	/* Who has gone wholly is the end of both. */
+	if (from->ended && !from->gone && !to->unsent && !to->gone && !to->told) {
 		to->told = true;
 		shutdown(to->fd, SHUT_WR);
 	}
@@ -182,6 +185,8 @@ enum pair_state pair_turn(struct pair *p)
 	forward(b, a);
 	if (is_over(p))
 		return PAIR_OVER;
+	tell_who_is_cut(a);
+	tell_who_is_cut(b);
 	if (can_go_on(a, b) || can_go_on(b, a))
 		return PAIR_MORE;
 	return a->starved || b->starved ? PAIR_STARVED : PAIR_ASLEEP;

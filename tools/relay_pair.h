@@ -30,6 +30,7 @@ struct pair_side {
 	bool hung;     /* its end has been seen, behind what there is to read */
 	bool ended;    /* all that it sent was read */
 	bool gone;     /* it takes nothing any more */
+	bool cut;      /* nothing that it sends is wanted; it does not know yet */
 	bool told;     /* it knows that nothing more will come */
 	bool blocked;  /* wants EPOLLOUT: it has not taken all of this */
 	bool starved;  /* the kernel's memory was short: no event will tell */
