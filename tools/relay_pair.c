@@ -100,7 +100,7 @@ static void end(struct pair_side *from, struct pair_side *to)
 	look_whether_gone(from, to);
 }
 
-static void fail(struct pair_side *from, struct pair_side *to)
+static void break_off(struct pair_side *from, struct pair_side *to)
 {
 	from->error = errno;
 	from->ended = true;
@@ -125,7 +125,7 @@ static void pull(struct pair_side *from, struct pair_side *to)
 	} else if (errno == EAGAIN) {
 		from->readable = false;
 	} else {
-		fail(from, to);
+		break_off(from, to);
 	}
 }
 
@@ -147,6 +147,7 @@ void pair_event(struct pair_side *side, uint32_t events)
 	bool hung = events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR);
 
 	side->hung |= hung;
+	side->changed |= hung;
 	side->readable |= hung || (events & EPOLLIN);
 	if (hung || (events & EPOLLOUT))
 		side->blocked = false;
@@ -175,10 +176,9 @@ enum pair_state pair_turn(struct pair *p)
 {
 	struct pair_side *a = &p->side[0], *b = &p->side[1];
 
-	/* After a half-close an event can only be its other half. */
 	for (int i = 0; i < 2; i++)
-		if (p->side[i].ended && p->side[i].readable) {
-			p->side[i].readable = false;
+		if (p->side[i].changed) {
+			p->side[i].changed = false;
 			look_whether_gone(&p->side[i], &p->side[!i]);
 		}
 	forward(a, b);

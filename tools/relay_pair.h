@@ -28,6 +28,7 @@ struct pair_side {
 	int fd;
 	bool readable; /* there may be more than was read */
 	bool hung;     /* its end has been seen, behind what there is to read */
+	bool changed;  /* it may have gone */
 	bool ended;    /* all that it sent was read */
 	bool gone;     /* it takes nothing any more */
 	bool cut;      /* nothing that it sends is wanted; it does not know yet */
