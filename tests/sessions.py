@@ -50,7 +50,7 @@ Sessions, in this order: {sessions}.
 Environment: PYTHON, an interpreter that has pytest and cffi;
 VCHAN_TEST_SCALE, how much of the long tests to do (default 1, which is a tenth of
 what a release should have seen: 10);
-VCHAN_TEST_WIRES=default, not the contract once more over the plain wire."""
+VCHAN_TEST_WIRES=default, never the contract once more over the plain wire."""
 
 
 @dataclasses.dataclass
@@ -71,6 +71,9 @@ class Session:
     flavour: str = ""
     # AF_VSOCK is tests/fake/vsock.c.
     fake: bool = False
+    # The contract once more with two ends of ours on the plain wire, which otherwise has
+    # its plain peers only.
+    both_wires: bool = False
     # A 1 kHz rain of signals on every thread (tests/programs/rain.c).
     rain: bool = False
     # Runs at the same time as others of which this is said: as many as there are
@@ -102,11 +105,12 @@ NOT_FAKED = ("contract/test_misuse.py::test_no_vsock_in_the_kernel[",
 ADDRESS, THREAD = "address,undefined", "thread"
 
 
-def faked(name, sanitize, flavour="", without=()):
+def faked(name, sanitize, flavour="", without=(), both_wires=False):
     """The contract natively: much of it is waiting, so all of these at once."""
     suites = ("contract", "siblings")
     return Session(name, ("simple", *suites) if flavour else suites, minutes=25,
                    sanitize=sanitize, flavour=flavour, scale=0.05, fake=True,
+                   both_wires=both_wires,
                    without=NOT_FAKED + without, beside=True, sleeps=True)
 
 
@@ -127,7 +131,7 @@ SESSIONS = (
             beside=True, sleeps=True),
     Session("tools", ("tools", "siblings"), minutes=20, fake=True, beside=True, sleeps=True),
     Session("faults", ("fault",), minutes=20, scale=0.1, beside=True, sleeps=True),
-    faked("ASan and UBSan", ADDRESS),
+    faked("ASan and UBSan", ADDRESS, both_wires=True),
     faked("TSan", THREAD, without=BARE),
     faked("ASan and UBSan, simple", ADDRESS, "simple"),
     faked("TSan, simple", THREAD, "simple", without=BARE),
@@ -153,7 +157,7 @@ def arranged(options):
             for kernel in KERNELS for session in SESSIONS if session.lab and not session.kernel]
     if "--long" in options:
         chosen = [dataclasses.replace(session, minutes=session.minutes * LONG_MINUTES,
-                                      scale=session.scale * LONG_SCALE)
+                                      scale=session.scale * LONG_SCALE, both_wires=True)
                   for session in chosen] + list(LONG)
         os.environ["VCHAN_TEST_LONG"] = "1"
     return chosen
@@ -344,8 +348,7 @@ def command(session, words, out):
     variables = {"PYTHONDONTWRITEBYTECODE": "1",
                  "VCHAN_LIB": ROOT / session.build / session.library,
                  **preloads(session, out)}
-    if session.sanitize or session.flavour or session.rain:
-        # The plain wire has its plain peers; once more is for the ordinary build.
+    if not session.both_wires:
         variables["VCHAN_TEST_WIRES"] = "default"
     if session.scale != 1:
         scale = float(os.environ.get("VCHAN_TEST_SCALE", "1")) * session.scale

@@ -56,7 +56,7 @@ ANY_EVENT = (select.POLLIN | select.POLLPRI | select.POLLERR | select.POLLHUP |
 
 
 def scaled(amount):
-    """`amount`, times $VCHAN_TEST_SCALE (default 1, the size the issue asks)."""
+    """`amount`, times $VCHAN_TEST_SCALE (default 1)."""
     return max(1, int(amount * float(os.environ.get("VCHAN_TEST_SCALE", "1"))))
 
 

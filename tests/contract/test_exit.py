@@ -81,6 +81,7 @@ if not vchan.SIMPLE:  # there nobody connects behind the program's back
         puppet.begin("exit", 0)
         return puppet, peer
 
+    @pytest.mark.own_wires
     def test_exit_between_hello_and_connected_delivers(address):
         """1.3: the client is connected from our hello on, before the server knows it is."""
         puppet, peer = server_with_a_late_thread(address)
@@ -88,6 +89,7 @@ if not vchan.SIMPLE:  # there nobody connects behind the program's back
         assert peer.receive().end
         assert puppet.ended() == 0
 
+    @pytest.mark.own_wires
     def test_exit_while_the_connection_is_chosen():
         """1.3: exit() looks at what the thread is changing (for ThreadSanitizer)."""
         for _ in range(3):
