@@ -32,7 +32,8 @@ static int check(const char *path)
 	struct policy *policy = relay_file_read(path, &faults);
 
 	if (policy) {
-		tool_say("%s: %zu rules, no errors", path, policy_rules(policy));
+		tool_say("%s: %zu rule%s, no errors", path, policy_rules(policy),
+			 policy_rules(policy) == 1 ? "" : "s");
 		policy_free(policy);
 		return TOOL_OK;
 	}

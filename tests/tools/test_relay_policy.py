@@ -40,7 +40,8 @@ GOOD = {
 
 @pytest.mark.parametrize("text", GOOD)
 def test_accepted(tmp_path, text):
-    assert checked(tmp_path, text) == (0, f" {GOOD[text]} rules, no errors\n")
+    rules = "1 rule" if GOOD[text] == 1 else f"{GOOD[text]} rules"
+    assert checked(tmp_path, text) == (0, f" {rules}, no errors\n")
 
 
 # What is said, and where in the line.
