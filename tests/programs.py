@@ -16,6 +16,7 @@ PROGRAMS = {
     "no-vsock": vchan.ROOT / "tests" / "programs" / "no_vsock.c",
     "echo": vchan.ROOT / "tests" / "programs" / "echo.c",
     "stall": vchan.ROOT / "tests" / "programs" / "stall.c",
+    "hops": vchan.ROOT / "tests" / "programs" / "hops.c",
     "flood": vchan.ROOT / "tests" / "programs" / "flood.c",
     "volume": vchan.ROOT / "tests" / "volume" / "volume.c",
     "mortal": vchan.ROOT / "tests" / "programs" / "mortal.c",

@@ -23,8 +23,10 @@ FLAVOURS = ("caller", "thread")  # who drives the connection
 WIRES = ("plain", "framed", "peer")
 
 # Only one of them has to do with who drives.
-TARGETS = {"hello": ("caller",), "environment": ("caller",), "frames": FLAVOURS}
-RUNS = {"hello": 100_000, "environment": 10_000, "frames": 3_000}
+TARGETS = {"hello": ("caller",), "environment": ("caller",), "relay": ("caller",),
+           "policy": ("caller",), "frames": FLAVOURS}
+RUNS = {"hello": 100_000, "environment": 10_000, "relay": 100_000, "policy": 30_000,
+        "frames": 3_000}
 STEPS = {"caller": 200_000, "thread": 100_000}
 SEED = 6
 

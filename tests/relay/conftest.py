@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Three guests, and the relay on this machine, which is their host."""
+import concurrent.futures
+import random
+
+import pytest
+
+import labkit
+import relay_guests
+import vchan
+from lab.fixtures import require_guests, use
+from guest_puppet import GuestPuppet
+
+
+@pytest.fixture(autouse=True)
+def real_domains(clean_environment, monkeypatch):
+    """This machine is the host, whatever else it may be."""
+    monkeypatch.delenv("VCHAN_VSOCK_LOOPBACK")
+    monkeypatch.setenv("VCHAN_DOMAIN", "0")
+
+
+class Machines:
+    """Guests that tests share; those that have died are made anew."""
+
+    def __init__(self, count):
+        self.guests = [None] * count
+
+    def get(self):
+        dead = [n for n, guest in enumerate(self.guests) if not (guest and guest.alive())]
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            for number, guest in zip(dead, pool.map(lambda _: labkit.Guest().start(), dead)):
+                self.guests[number] = guest
+        return self.guests
+
+    def stop(self):
+        for guest in self.guests:
+            if guest:
+                guest.kill()
+
+
+@pytest.fixture(scope="module")
+def machines():
+    machines = Machines(3)
+    yield machines
+    machines.stop()
+
+
+@pytest.fixture
+def guests(machines, request):
+    """Two that may talk, and one that may not; a test may kill them."""
+    require_guests()
+    return [use(request, guest) for guest in machines.get()]
+
+
+class Relay(relay_guests.World):
+    """A real one, on this machine."""
+
+    def start(self, *options, wait=True, **variables):
+        return super().start(*options, wait=wait, preload=None, **variables)
+
+
+@pytest.fixture
+def relay(guests, tmp_path):
+    """It lets the first guest reach the second one."""
+    relay = Relay(tmp_path, f"allow {guests[0].cid} -> {guests[1].cid} *\n")
+    relay.start()
+    yield relay
+    if relay.process.poll() is None:
+        relay.stop()
+    relay.put_away()
+
+
+@pytest.fixture
+def port():
+    """A vchan port that no other test uses."""
+    return random.randint(1, 65535)
+
+
+class RawGuest(GuestPuppet):
+    """A puppet with a plain socket, which speaks to the relay by itself."""
+
+    def __init__(self, guest):
+        super().__init__(guest)
+        self.cid = guest.cid
+
+    def ask(self, target, port, flags=0):
+        """The status that the relay answers; a channel, if it is OK."""
+        self("raw-connect", vchan.CID_HOST, relay_guests.PORT)
+        self.raw_send(relay_guests.request(target, port, flags))
+        return relay_guests.answer_of(self.raw_recv(16))
+
+    def listen(self, source, port):
+        self("raw-listen", source * 65536 + port)
+
+    def raw_send(self, data):
+        self("raw-send", data.hex())
+
+
+@pytest.fixture
+def raw(guests):
+    """A RawGuest in each."""
+    return [RawGuest(guest) for guest in guests]
+
+
+@pytest.fixture
+def ends(relay, raw, port):
+    """A channel of plain sockets: its source, its target."""
+    source, target, _ = raw
+    target.listen(source.cid, port)
+    assert source.ask(target.cid, port) == relay_guests.OK, relay.log
+    target("raw-accept")
+    return source, target

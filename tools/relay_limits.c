@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "relay_limits.h"
+
+#include <errno.h>
+#include <stddef.h>
+
+#include "relay_policy.h"
+#include "vchan/clock.h"
+#include "vchan/relay.h"
+#include "vchan/vsock.h"
+
+#define TOKEN ((uint64_t)CLOCK_S)
+
+/* Of requests that are not complete.  They cost a guest nothing. */
+#define UNFINISHED_PER_SOURCE 64u
+#define UNFINISHED_MOST 1024u
+
+/* A server of ours takes a plain connection from one of these for that of a client of
+ * ours (vchan/setup.c), and waits longer for its framed one. */
+#define OURS_FROM 512u
+#define OURS_TO 767u
+
+struct account {
+	struct bucket bucket;
+	uint32_t unfinished, channels;
+	bool known;
+};
+
+static struct account accounts[POLICY_SOURCE_MOST + 1];
+static unsigned unfinished_in_all, channels_in_all;
+
+void bucket_init(struct bucket *b, unsigned burst)
+{
+	b->tokens = burst * TOKEN;
+	b->filled_at = clock_now();
+}
+
+bool bucket_take(struct bucket *b, unsigned rate, unsigned burst, int64_t now)
+{
+	uint64_t full = burst * TOKEN, passed = (uint64_t)(now - b->filled_at);
+
+	/* So long that nothing can overflow, and whatever is empty is full. */
+	if (passed > full / rate)
+		b->tokens = full;
+	else
+		b->tokens += passed * rate;
+	if (b->tokens > full)
+		b->tokens = full;
+	b->filled_at = now;
+	if (b->tokens < TOKEN)
+		return false;
+	b->tokens -= TOKEN;
+	return true;
+}
+
+const char *limits_words(enum verdict verdict)
+{
+	static const char *const words[] = { "", "rate", "unfinished", "channels", "total" };
+
+	return words[verdict];
+}
+
+/* A source that was quiet for a while may have two seconds' worth at once. */
+static bool is_too_fast(const struct limits *limits, struct account *a, int64_t now)
+{
+	if (!a->known)
+		bucket_init(&a->bucket, 2 * limits->rate);
+	a->known = true;
+	return !bucket_take(&a->bucket, limits->rate, 2 * limits->rate, now);
+}
+
+enum verdict limits_enter(const struct limits *limits, uint32_t source, int64_t now)
+{
+	struct account *a = &accounts[source];
+
+	if (is_too_fast(limits, a, now))
+		return LIMITS_RATE;
+	if (a->unfinished >= UNFINISHED_PER_SOURCE || unfinished_in_all >= UNFINISHED_MOST)
+		return LIMITS_UNFINISHED;
+	a->unfinished++;
+	unfinished_in_all++;
+	return LIMITS_FINE;
+}
+
+void limits_heard(uint32_t source)
+{
+	accounts[source].unfinished--;
+	unfinished_in_all--;
+}
+
+enum verdict limits_open(const struct limits *limits, uint32_t source)
+{
+	if (accounts[source].channels >= limits->channels)
+		return LIMITS_CHANNELS;
+	if (channels_in_all >= limits->total)
+		return LIMITS_TOTAL;
+	accounts[source].channels++;
+	channels_in_all++;
+	return LIMITS_FINE;
+}
+
+void limits_close(uint32_t source)
+{
+	accounts[source].channels--;
+	channels_in_all--;
+}
+
+/* ---- ports ---- */
+
+static bool taken[RELAY_TO + 1];
+
+/* One after the other, as the kernel may keep one for a while that was just closed. */
+static int bind_one_of(int fd, uint32_t from, uint32_t to, uint32_t *port)
+{
+	static uint32_t turn;
+	uint32_t count = to - from + 1;
+
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t p = from + turn++ % count;
+
+		if (taken[p] || p == RELAY_PORT)
+			continue;
+		if (vsock_bind(fd, p) == 0) {
+			taken[p] = true;
+			*port = p;
+			return 0;
+		}
+		if (errno != EADDRINUSE)
+			return -1; /* else another program of the host has it */
+	}
+	errno = EADDRINUSE;
+	return -1;
+}
+
+int ports_bind(int fd, bool privileged, bool ours, uint32_t *port)
+{
+	static const uint32_t privileged_ones[][2] = {
+		{ RELAY_PRIVILEGED_FROM, RELAY_PRIVILEGED_TO }, { 0, 0 }
+	};
+	static const uint32_t our_ones[][2] = {
+		{ OURS_FROM, OURS_TO }, { OURS_TO + 1, RELAY_TO },
+		{ RELAY_FROM, OURS_FROM - 1 }, { 0, 0 }
+	};
+	static const uint32_t other_ones[][2] = {
+		{ OURS_TO + 1, RELAY_TO }, { RELAY_FROM, OURS_FROM - 1 },
+		{ OURS_FROM, OURS_TO }, { 0, 0 }
+	};
+	const uint32_t (*ranges)[2] = privileged ? privileged_ones : ours ? our_ones : other_ones;
+
+	errno = EADDRINUSE;
+	for (; (*ranges)[0] && errno == EADDRINUSE; ranges++)
+		if (bind_one_of(fd, (*ranges)[0], (*ranges)[1], port) == 0)
+			return 0;
+	return -1;
+}
+
+void ports_release(uint32_t port)
+{
+	taken[port] = false;
+}
