@@ -34,7 +34,7 @@ def numbers(*values, size):
     return b"".join(value.to_bytes(4, "little") for value in values).ljust(size, b"\0")
 
 
-def hello(magic=b"vchbench", version=1, rest=b"\0" * 6, tool=b"0.1.0", kernel=b"6.1.0"):
+def hello(magic=b"vchbench", version=1, rest=b"\0" * 6, tool=b"1.2", kernel=b"6.1.0"):
     return (magic + version.to_bytes(2, "little") + rest + tool.ljust(32, b"\0") +
             kernel.ljust(80, b"\0"))
 
