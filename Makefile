@@ -281,7 +281,7 @@ $(BUILD)/demo/vchan-demo: demo/demo.c $(LIBRARIES) $(FLAGS)
 demo-program: $(BUILD)/demo/vchan-demo
 
 # So is the benchmark.
-BENCH := $(sort $(wildcard bench/*.c))
+BENCH := $(sort $(wildcard bench/*.c)) tools/traffic.c
 BENCH_RING := $(BUILD)/vchan/ring.o # hidden in the library
 
 BENCH_WITH_THREAD := $(BUILD)/bench/vchan-bench
@@ -290,7 +290,7 @@ BENCH_SIMPLE      := $(BUILD)/bench/vchan-bench-simple
 $(BENCH_WITH_THREAD): BENCH_LIBRARY = -l$(NAME)
 $(BENCH_SIMPLE): BENCH_LIBRARY = -DSIMPLE -l$(SIMPLE)
 
-$(BENCH_WITH_THREAD) $(BENCH_SIMPLE): $(BENCH) bench/bench.h $(BENCH_RING) $(LIBRARIES) $(FLAGS)
+$(BENCH_WITH_THREAD) $(BENCH_SIMPLE): $(BENCH) bench/bench.h tools/traffic.h $(BENCH_RING) $(LIBRARIES) $(FLAGS)
 	@mkdir -p $(@D)
 	$(say) BENCH $@
 	$(quiet)$(COMPILE) $(LDFLAGS) -o $@ $(BENCH) $(BENCH_RING) -L$(BUILD) $(BENCH_LIBRARY) $(LDLIBS)

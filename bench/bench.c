@@ -107,7 +107,7 @@ static bool read_order(struct order *o)
 	if (sscanf(line, "%" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu64
 		   " %" SCNu32 " %" SCNu32, &o->what, &o->way, &o->size, &o->inward,
 		   &o->count, &o->channels, &o->ms) != 7 ||
-	    o->what >= WHATS || o->way >= WAYS || o->size > LARGEST ||
+	    o->what >= WHATS || o->way >= WAYS || o->size > TRAFFIC_LARGEST ||
 	    o->channels > MOST_CHANNELS || (o->what == IDLE && o->count > MOST_CHANNELS) ||
 	    ((o->what == LONE || o->what == BURST) && o->count > MOST_SAMPLES)) {
 		fprintf(stderr, "vchan-bench: no order: %s", line);

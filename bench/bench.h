@@ -13,10 +13,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "libvchan.h"
+#include "tools/traffic.h"
 
 #define RING 65536 /* what programs ask for, bytes */
-#define LARGEST (1u << 20)
 #define MOST_CHANNELS 1000
 #define MOST_SAMPLES 1000
 
@@ -63,12 +62,6 @@ struct report {
 	int64_t resident, fds, switches; /* IDLE: for all channels */
 };
 
-/* One end of a channel; `sock` is -1 when it is a vchan. */
-struct end {
-	int sock;
-	libvchan_t *vchan;
-};
-
 /* Which end we are, from the command line. */
 struct self {
 	bool is_partner;
@@ -86,27 +79,10 @@ int end_serve(struct end *e, const struct self *self, const struct order *o,
 int end_accept(struct end *e);
 int end_connect(struct end *e, const struct self *self, const struct order *o,
 		unsigned number, uint32_t port);
-void end_close(struct end *e);
-
-/* All of it, blocking: 0 or -1. */
-int end_write(struct end *e, const void *data, size_t size);
-int end_send(struct end *e, const void *data, size_t size);
-int end_recv(struct end *e, void *data, size_t size);
-/* What there is, blocking, up to `size`: the bytes; 0: the end. */
-ssize_t end_read(struct end *e, void *data, size_t size);
-/* All of it, with poll before each call that would block. */
-int end_recv_polled(struct end *e, void *data, size_t size);
-
-/* A header and a payload of at most `size` bytes, as qrexec sends and receives
- * them: the bytes of payload. */
-ssize_t end_send_message(struct end *e, const void *data, size_t size);
-ssize_t end_recv_message(struct end *e, void *data, size_t size);
 
 /* Plain sockets, also for the orders. */
 int socket_listen(uint32_t *port, bool large);
 int socket_connect(uint32_t cid, uint32_t port, bool large);
-int socket_send(int fd, const void *data, size_t size);
-int socket_recv(int fd, void *data, size_t size);
 
 /* ---- cases.c: what is measured, at both ends ---- */
 

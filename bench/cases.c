@@ -26,7 +26,7 @@ struct run {
 	const struct order *o;
 	struct end *ends;  /* o->channels, IDLE: o->count, else one */
 	unsigned count;
-	char *buffer;      /* LARGEST bytes */
+	char *buffer;      /* TRAFFIC_LARGEST bytes */
 	struct report *r;
 };
 
@@ -84,106 +84,45 @@ static void close_ends(struct run *run)
 		end_close(&run->ends[i]);
 }
 
-/* A byte from the measurer, a byte back: both are there. */
-static int greet(const struct self *self, struct end *e)
+static int greet(const struct run *run, struct end *e)
 {
-	char byte = 'x';
-
-	if (self->is_partner)
-		return end_recv(e, &byte, 1) < 0 ? -1 : end_send(e, &byte, 1);
-	return end_send(e, &byte, 1) < 0 ? -1 : end_recv(e, &byte, 1);
+	return traffic_greet(e, !run->self->is_partner);
 }
-
-/* ---- round trips ---- */
 
 static int round_trips(struct run *run)
 {
 	const struct order *o = run->o;
-	bool polled = o->what == POLLED_ROUND_TRIP;
-	struct end *e = run->ends;
 
-	for (uint64_t i = 0; i < o->count; i++) {
-		if (!run->self->is_partner && end_write(e, run->buffer, o->size) < 0)
-			return -1;
-		if ((polled ? end_recv_polled : end_recv)(e, run->buffer, o->size) < 0)
-			return -1;
-		if (run->self->is_partner && end_write(e, run->buffer, o->size) < 0)
-			return -1;
-	}
-	return 0;
+	return traffic_round_trips(run->ends, !run->self->is_partner,
+				   o->what == POLLED_ROUND_TRIP, run->buffer, o->size, o->count);
 }
 
-/* ---- streams ---- */
-
-/* Messages may be shorter than asked for; an empty one is the last. */
-static int write_messages(struct run *run)
-{
-	uint64_t left = run->o->size * run->o->count;
-	ssize_t n;
-
-	do {
-		n = end_send_message(run->ends, run->buffer,
-				     left < run->o->size ? left : run->o->size);
-		if (n < 0)
-			return -1;
-		left -= (uint64_t)n;
-	} while (n > 0);
-	return 0;
-}
-
-static int write_bytes(struct run *run)
+static int write_all(struct run *run)
 {
 	const struct order *o = run->o;
-	int (*put)(struct end *, const void *, size_t) =
-		o->what == STREAM_SEND ? end_send : end_write;
 
-	for (uint64_t i = 0; i < o->count; i++)
-		if (put(run->ends, run->buffer, o->size) < 0)
-			return -1;
-	return 0;
+	if (o->what == QREXEC)
+		return traffic_write_messages(run->ends, run->buffer, o->size, o->count);
+	return traffic_write(run->ends, o->what == STREAM_SEND ? end_send : end_write,
+			     run->buffer, o->size, o->count);
 }
 
-static int read_messages(struct run *run)
-{
-	ssize_t n;
-
-	do
-		n = end_recv_message(run->ends, run->buffer, run->o->size);
-	while (n > 0);
-	return n < 0 ? -1 : 0;
-}
-
-static int read_bytes(struct run *run)
+static int read_all(struct run *run)
 {
 	const struct order *o = run->o;
-	uint64_t left = o->size * o->count;
 
-	while (left > 0) {
-		ssize_t n = end_read(run->ends, run->buffer, left < o->size ? left : o->size);
-
-		if (n == 0)
-			errno = ECONNRESET;
-		if (n <= 0)
-			return -1;
-		left -= (uint64_t)n;
-	}
-	return 0;
+	return (o->what == QREXEC ? traffic_read_messages : traffic_read)(run->ends, run->buffer,
+									  o->size, o->count);
 }
 
 /* Until the writer knows that all has arrived. */
 static int stream(struct run *run)
 {
-	bool messages = run->o->what == QREXEC;
 	char done = 'x';
 
-	if (run->self->is_partner == !!run->o->inward) {
-		if ((messages ? write_messages : write_bytes)(run) < 0)
-			return -1;
-		return end_recv(run->ends, &done, 1);
-	}
-	if ((messages ? read_messages : read_bytes)(run) < 0)
-		return -1;
-	return end_send(run->ends, &done, 1);
+	if (run->self->is_partner == !!run->o->inward)
+		return write_all(run) < 0 ? -1 : end_recv(run->ends, &done, 1);
+	return read_all(run) < 0 ? -1 : end_send(run->ends, &done, 1);
 }
 
 /* ---- set-up ---- */
@@ -191,7 +130,7 @@ static int stream(struct run *run)
 static int set_up(struct run *run)
 {
 	for (uint64_t i = 0; i < run->o->count; i++) {
-		if (open_ends(run) < 0 || greet(run->self, run->ends) < 0)
+		if (open_ends(run) < 0 || greet(run, run->ends) < 0)
 			return -1;
 		end_close(run->ends);
 	}
@@ -423,18 +362,18 @@ static int idle(struct run *run)
 	if (open_ends(run) < 0)
 		return -1;
 	for (unsigned i = 0; i < run->count; i++)
-		if (greet(run->self, &run->ends[i]) < 0)
+		if (greet(run, &run->ends[i]) < 0)
 			return -1;
 	after = look();
 	run->r->resident = after.resident - before.resident;
 	run->r->fds = after.fds - before.fds;
 	if (run->self->is_partner)
-		return greet(run->self, run->ends);
+		return greet(run, run->ends);
 	sleep(1); /* what was under way */
 	switches = count_switches();
 	nanosleep(&pause, NULL);
 	run->r->switches = count_switches() - switches;
-	return greet(run->self, run->ends);
+	return greet(run, run->ends);
 }
 
 /* ---- all ---- */
@@ -463,7 +402,7 @@ static int run_what(struct run *run)
 	if (open_ends(run) < 0)
 		return -1;
 	for (unsigned i = 0; i < run->count; i++)
-		if (greet(run->self, &run->ends[i]) < 0)
+		if (greet(run, &run->ends[i]) < 0)
 			return -1;
 	switch (run->o->what) {
 	case ROUND_TRIP:
@@ -479,19 +418,9 @@ static int run_what(struct run *run)
 	}
 }
 
-/* Not where the kernel's buffers begin, too, in the lower bits of the address: then an
- * emulated processor copies several times slower, by chance (vchan/ring.c). */
-static char *place_buffer(void)
-{
-	static char space[LARGEST + (1 << 17)];
-	uintptr_t at = ((uintptr_t)space + 0xffff) & ~(uintptr_t)0xffff;
-
-	return (char *)at + (9 << 12);
-}
-
 void run_case(const struct self *self, const struct order *o, struct report *r)
 {
-	char *buffer = place_buffer();
+	char *buffer = traffic_buffer();
 	unsigned count = o->what == BUSY ? o->channels : o->what == IDLE ? (unsigned)o->count : 1;
 	struct run run = { self, o, calloc(count, sizeof *run.ends), count, buffer, r };
 
