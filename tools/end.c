@@ -60,6 +60,13 @@ static void end_input(struct end *e, int err)
 	e->error = err;
 }
 
+/* A peer that has closed altogether takes no bytes, not even none.  TCP does not know. */
+static void look_whether_deaf(struct end *e)
+{
+	if (send(e->fd, "", 0, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == EPIPE)
+		e->deaf = true;
+}
+
 static size_t read_vchan(struct end *e, void *data, size_t size)
 {
 	int n = libvchan_read(e->vchan, data, size);
@@ -82,14 +89,17 @@ static size_t read_socket(struct end *e, void *data, size_t size)
 	while (n < 0 && errno == EINTR);
 	if (n > 0)
 		return (size_t)n;
-	if (n == 0)
+	if (n == 0) {
 		end_input(e, 0);
-	else if (errno == EAGAIN)
+		if (!e->finished)
+			look_whether_deaf(e);
+	} else if (errno == EAGAIN) {
 		e->readable = false;
-	else if (vsock_is_short_of_memory(errno) && !vsock_has_ended(e->fd))
+	} else if (vsock_is_short_of_memory(errno) && !vsock_has_ended(e->fd)) {
 		e->starved = true;
-	else
+	} else {
 		end_input(e, errno);
+	}
 	return 0;
 }
 

@@ -336,6 +336,14 @@ static bool carry(struct pair *p, int from)
 
 /* ---- the end ---- */
 
+/* Is a socket's end of sending its end?  A TCP server's, that cannot be passed on as such,
+ * most likely is. */
+static bool ends_altogether(const struct pair *p, int i)
+{
+	return p->proxy->no_half_close ||
+	       (i == 1 && p->ends[1].endpoint->kind == ENDPOINT_TCP && p->ends[0].vchan);
+}
+
 /* Will this end read nothing more of what is sent to it? */
 static bool has_left(const struct pair *p, int i)
 {
@@ -343,7 +351,7 @@ static bool has_left(const struct pair *p, int i)
 
 	if (!p->ways[i].done && !e->ended)
 		return false; /* first what it has sent */
-	if (p->proxy->no_half_close && !e->vchan && e->ended && p->ways[i].done)
+	if (!e->vchan && e->ended && p->ways[i].done && ends_altogether(p, i))
 		return true;
 	return end_is_deaf(e);
 }

@@ -9,8 +9,9 @@
  * The ends of a connection:
  *
  *   - A socket's end of sending is passed on to a socket.  A vchan has no such thing, its
- *     end is both directions': it stays until its own side ends, too (or until the socket
- *     is closed for good).
+ *     end is both directions': it stays until its own side ends, too, or until the socket
+ *     is closed for good.  TCP does not tell the one from the other: there it stays for a
+ *     client, who may wait for his reply, and for a server, who has given his, it ends.
  *   - Whoever is gone for good ends the connection, once the other one has got what came
  *     before.  What still comes from there is thrown away, since a peer that is busy
  *     writing may not read.
