@@ -76,7 +76,7 @@ static bool parse_unix(const char *path, struct endpoint *e)
 static bool parse_tcp(const char *text, struct endpoint *e)
 {
 	const char *colon = strrchr(text, ':');
-	size_t length = colon ? (size_t)(colon - text) : 0;
+	size_t length = colon ? (size_t)(colon - text) : 0; /* of the host */
 	bool bracketed = length > 2 && text[0] == '[' && text[length - 1] == ']';
 	uint64_t port;
 
@@ -144,8 +144,8 @@ static bool parse_vchan(const char *text, struct endpoint *e)
 	size_t length = colon ? (size_t)(colon - text) : 0;
 	uint64_t domain = 0, port;
 
-	if (!(length == 4 && strncmp(text, "host", 4) == 0) &&
-	    !parse_number(text, length, INT32_MAX, &domain))
+	if (!colon || (!(length == 4 && strncmp(text, "host", 4) == 0) &&
+		       !parse_number(text, length, INT32_MAX, &domain)))
 		return refuse(e, "it is not vchan:DOMAIN:PORT with a CID or \"host\" as domain");
 	if (!parse_number(colon + 1, strlen(colon + 1), UINT16_MAX, &port))
 		return refuse(e, "the port is not a number from 0 to 65535");

@@ -558,7 +558,7 @@ static int open_loop(struct proxy *proxy)
 	sigemptyset(&ours);
 	sigaddset(&ours, SIGTERM);
 	sigaddset(&ours, SIGINT);
-	sigprocmask(SIG_BLOCK, &ours, NULL);
+	pthread_sigmask(SIG_BLOCK, &ours, NULL);
 	proxy->signal_fd = signalfd(-1, &ours, SFD_NONBLOCK | SFD_CLOEXEC);
 	if (proxy->signal_fd < 0)
 		return -1;
