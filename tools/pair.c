@@ -303,7 +303,7 @@ static bool carry_piece(struct pair *p, struct way *w, struct end *from, struct 
 		w->done = true;
 		return false;
 	}
-	if (!from->readable || !to->writable)
+	if (!from->readable)
 		return false;
 	n = end_read(from, piece, sizeof piece);
 	return n ? forward(p, w, to, n) : from->ended;
@@ -349,8 +349,6 @@ static bool has_left(const struct pair *p, int i)
 {
 	const struct end *e = &p->ends[i];
 
-	if (!p->ways[i].done && !e->ended)
-		return false; /* first what it has sent */
 	if (!e->vchan && e->ended && p->ways[i].done && ends_altogether(p, i))
 		return true;
 	return end_is_deaf(e);

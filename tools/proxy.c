@@ -412,8 +412,8 @@ static void stop(struct proxy *proxy)
 	proxy->stopping = true;
 	proxy->stop_at = clock_now() + proxy->drain;
 	stop_listening(proxy);
-	proxy_tell(proxy, "stopping; %lu connections have %.0f s", proxy->count,
-		   (double)proxy->drain / CLOCK_S);
+	proxy_tell(proxy, "stopping; %lu connection%s may go on for %.0f s", proxy->count,
+		   proxy->count == 1 ? "" : "s", (double)proxy->drain / CLOCK_S);
 }
 
 static void signal_has_come(struct source *source, uint32_t events)
@@ -435,7 +435,8 @@ static void cut_off_all(struct proxy *proxy)
 	struct pair *next;
 
 	if (proxy->count)
-		tool_say("%lu connections were cut off", proxy->count);
+		tool_say("%lu connection%s cut off", proxy->count,
+			 proxy->count == 1 ? "" : "s");
 	for (struct pair *p = proxy->pairs; p; p = next) {
 		next = p->next;
 		pair_cut_off(p);
@@ -721,7 +722,8 @@ const struct command command_proxy = {
 	"passed on.\n"
 	"\n"
 	"Whoever does not read holds up only his own peer.  A connection takes at most 64 KiB\n"
-	"each way here; of a vchan besides, in its rings, 1 MiB in and 128 KiB out.\n"
+	"each way here, and of a vchan, in its rings, 1 MiB in and 128 KiB out, or what a server\n"
+	"that it is connected to has asked for.\n"
 	"\n"
 	"Programs of guest 42 on the host's X display, first in the guest, then on the host:\n"
 	"\n"
