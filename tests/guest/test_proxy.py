@@ -15,7 +15,10 @@ import pytest
 import vchan
 
 TOOL = vchan.ROOT / "build" / "vchan-vsock"
-LATE = 60
+# A guest inside of an emulated machine is slow to start programs.
+LATE = 120
+
+pytestmark = pytest.mark.deadline(300)
 
 
 # --- proxies ------------------------------------------------------------------
@@ -102,7 +105,8 @@ WINDOW = (300, 100, 200, 150)  # x, y, width, height
 def display(on_host):
     """The number of a display that nobody sees."""
     pathlib.Path("/tmp/.X11-unix").mkdir(mode=0o1777, exist_ok=True)
-    server = on_host(["Xvfb", "-displayfd", "1", "-nolisten", "tcp", "-ac",
+    # It would start anew, and be gone for a moment, when its last client has left.
+    server = on_host(["Xvfb", "-displayfd", "1", "-nolisten", "tcp", "-ac", "-noreset",
                       "-screen", "0", f"{WIDTH}x{HEIGHT}x24"])
     while not (line := server.said.readline().strip()).isdigit():
         pass
@@ -196,7 +200,7 @@ together = threading.Barrier(20)
 def fetch(i):
     peer = socket.socket(socket.AF_UNIX)
     peer.connect(name)
-    together.wait(60)
+    together.wait(100)
     peer.sendall(b"GET /%d HTTP/1.0\\r\\n\\r\\n" % i)
     reply = b"".join(iter(lambda: peer.recv(65536), b""))
     body = reply.partition(b"\\r\\n\\r\\n")[2]
