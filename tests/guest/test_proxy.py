@@ -24,9 +24,9 @@ pytestmark = pytest.mark.deadline(300)
 # --- proxies ------------------------------------------------------------------
 
 def clean_environment():
-    """Real domains, as between a guest and its host."""
-    return {name: value for name, value in os.environ.items()
-            if not name.startswith("VCHAN_")}
+    """Real domains; this machine is the host, whatever else it may be."""
+    return {**{name: value for name, value in os.environ.items()
+               if not name.startswith("VCHAN_")}, "VCHAN_DOMAIN": "0"}
 
 
 class Lines(threading.Thread):
