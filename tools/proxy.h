@@ -10,8 +10,8 @@
 
 #include <sys/types.h>
 
-#include "endpoint.h"
-#include "pair.h"
+#include "proxy_endpoint.h"
+#include "proxy_pair.h"
 
 /* After a shortage of fds or memory. */
 #define PROXY_PAUSE (100 * CLOCK_MS)

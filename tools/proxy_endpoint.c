@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "endpoint.h"
+#include "proxy_endpoint.h"
 
 #include <errno.h>
 #include <netdb.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "pair.h"
+#include "proxy_pair.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -25,7 +25,7 @@ static void end_is_ready(struct source *source, uint32_t events)
 {
 	struct end *e = (struct end *)source;
 
-	end_notice(e, events);
+	proxy_end_notice(e, events);
 	proxy_make_ready(e->pair);
 }
 
@@ -50,7 +50,7 @@ static void free_pair(struct pair *p)
 		proxy->pairs = p->next;
 	proxy->count--;
 	for (int i = 0; i < 2; i++) {
-		end_close(&p->ends[i], proxy->epoll);
+		proxy_end_close(&p->ends[i], proxy->epoll);
 		free(p->ways[i].left);
 	}
 	free(p);
@@ -81,9 +81,9 @@ void pair_begin(struct proxy *proxy, int socket, libvchan_t *vchan)
 	init_end(&p->ends[0], p, &proxy->from);
 	init_end(&p->ends[1], p, &proxy->to);
 	if (vchan)
-		end_take_vchan(&p->ends[0], vchan);
+		proxy_end_take_vchan(&p->ends[0], vchan);
 	else
-		end_take_socket(&p->ends[0], socket);
+		proxy_end_take_socket(&p->ends[0], socket);
 	proxy_tell(proxy, "connection %lu has come to %s", p->number, proxy->from.text);
 	proxy_make_ready(p);
 }
@@ -104,11 +104,11 @@ static bool is_connected(struct pair *p)
 	struct end *ends = p->ends;
 
 	if (ends[1].vchan)
-		end_take_vchan(&ends[1], ends[1].vchan);
+		proxy_end_take_vchan(&ends[1], ends[1].vchan);
 	ends[1].deaf = false;
 	/* What was said of them meanwhile is said again by what they do. */
 	ends[0].readable = ends[0].writable = ends[1].readable = ends[1].writable = true;
-	if (end_watch(&ends[0], p->proxy->epoll) < 0) {
+	if (proxy_end_watch(&ends[0], p->proxy->epoll) < 0) {
 		cannot_connect(p, errno);
 		return false;
 	}
@@ -143,7 +143,7 @@ static int start_socket(struct pair *p)
 	}
 	if (fd < 0)
 		return err;
-	end_take_socket(e, fd);
+	proxy_end_take_socket(e, fd);
 	/* Else it is the first news that tells. */
 	e->writable = !pending;
 	return 0;
@@ -161,7 +161,7 @@ static int start_connect(struct pair *p)
 		start_vchan(p);
 	if (!err && !e->vchan && e->fd < 0)
 		err = errno;
-	if (!err && end_watch(e, p->proxy->epoll) < 0)
+	if (!err && proxy_end_watch(e, p->proxy->epoll) < 0)
 		err = errno;
 	return err;
 }
@@ -197,7 +197,7 @@ static int step_connect(struct pair *p)
 			err = look_at_connect(e);
 		more = false;
 		if (err && err != EINPROGRESS) {
-			end_close(e, p->proxy->epoll);
+			proxy_end_close(e, p->proxy->epoll);
 			/* The name has other addresses. */
 			more = err != EAGAIN && !proxy_is_shortage(err) &&
 			       p->address < e->endpoint->count;
@@ -253,7 +253,7 @@ static void out_of_memory(struct pair *p)
 /* What waits.  False: the other end takes no more now. */
 static bool deliver(struct way *w, struct end *to)
 {
-	ssize_t n = end_write(to, w->left + w->at, w->size);
+	ssize_t n = proxy_end_write(to, w->left + w->at, w->size);
 
 	if (n < 0) {
 		give_up(w);
@@ -272,7 +272,7 @@ static bool deliver(struct way *w, struct end *to)
 /* What was read.  The same. */
 static bool forward(struct pair *p, struct way *w, struct end *to, size_t size)
 {
-	ssize_t n = end_write(to, piece, size);
+	ssize_t n = proxy_end_write(to, piece, size);
 
 	if (n < 0) {
 		give_up(w);
@@ -299,19 +299,19 @@ static bool carry_piece(struct pair *p, struct way *w, struct end *from, struct 
 	if (w->size)
 		return to->writable && deliver(w, to);
 	if (from->ended) {
-		end_finish(to);
+		proxy_end_finish(to);
 		w->done = true;
 		return false;
 	}
 	if (!from->readable)
 		return false;
-	n = end_read(from, piece, sizeof piece);
+	n = proxy_end_read(from, piece, sizeof piece);
 	return n ? forward(p, w, to, n) : from->ended;
 }
 
 static bool discard_piece(struct pair *p, struct end *from)
 {
-	size_t n = from->readable && !from->ended ? end_read(from, piece, sizeof piece) : 0;
+	size_t n = from->readable && !from->ended ? proxy_end_read(from, piece, sizeof piece) : 0;
 
 	p->discarded += n;
 	return n > 0;
@@ -351,7 +351,7 @@ static bool has_left(const struct pair *p, int i)
 
 	if (!e->vchan && e->ended && p->ways[i].done && ends_altogether(p, i))
 		return true;
-	return end_is_deaf(e);
+	return proxy_end_is_deaf(e);
 }
 
 /* True: that has changed something. */
@@ -370,7 +370,7 @@ static bool notice_who_left(struct pair *p)
 
 static bool may_close_vchan(struct pair *p, const struct end *e)
 {
-	if (end_has_delivered(e))
+	if (proxy_end_has_delivered(e))
 		return true;
 	proxy_wake_at(p, clock_now() + LOOK_VCHAN);
 	return false;
@@ -380,12 +380,12 @@ static bool may_close_socket(struct pair *p, struct end *e)
 {
 	int64_t now = clock_now();
 
-	end_finish(e);
+	proxy_end_finish(e);
 	if (e->ended || e->deaf)
 		return true;
 	if (!p->give_up_at)
 		p->give_up_at = now + p->proxy->linger;
-	if ((now >= p->give_up_at || p->discarded > DISCARD_MOST) && end_has_delivered(e))
+	if ((now >= p->give_up_at || p->discarded > DISCARD_MOST) && proxy_end_has_delivered(e))
 		return true;
 	proxy_wake_at(p, now + LOOK_SOCKET);
 	return false;
@@ -402,7 +402,7 @@ static bool close_ends(struct pair *p)
 		if (e->fd < 0)
 			continue;
 		if (e->vchan ? may_close_vchan(p, e) : may_close_socket(p, e))
-			end_close(e, p->proxy->epoll);
+			proxy_end_close(e, p->proxy->epoll);
 		else
 			all = false;
 	}

@@ -7,8 +7,8 @@
  *   vsock:CID:PORT               a number, "any", "local" or "host"
  *   vchan:DOMAIN:PORT            a number, or "host"
  */
-#ifndef TOOLS_ENDPOINT_H
-#define TOOLS_ENDPOINT_H
+#ifndef TOOLS_PROXY_ENDPOINT_H
+#define TOOLS_PROXY_ENDPOINT_H
 
 #include <stdbool.h>
 #include <sys/socket.h>

@@ -19,10 +19,10 @@
  *     when its peer closes too, as close would reset the connection if something was
  *     unread, and take from the peer what is still on the way.
  */
-#ifndef TOOLS_PAIR_H
-#define TOOLS_PAIR_H
+#ifndef TOOLS_PROXY_PAIR_H
+#define TOOLS_PROXY_PAIR_H
 
-#include "end.h"
+#include "proxy_end.h"
 
 #define PAIR_PIECE (64u << 10)
 

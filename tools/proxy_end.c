@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "end.h"
+#include "proxy_end.h"
 
 #include <errno.h>
 #include <linux/sockios.h>
@@ -12,14 +12,14 @@
 #include "vchan/vsock.h"
 #include "vchan/wire.h"
 
-void end_take_socket(struct end *e, int fd)
+void proxy_end_take_socket(struct end *e, int fd)
 {
 	e->fd = fd;
 	e->readable = e->writable = true;
 	endpoint_tune(fd, e->endpoint->kind);
 }
 
-void end_take_vchan(struct end *e, libvchan_t *vchan)
+void proxy_end_take_vchan(struct end *e, libvchan_t *vchan)
 {
 	e->vchan = vchan;
 	e->fd = libvchan_fd_for_select(vchan);
@@ -27,7 +27,7 @@ void end_take_vchan(struct end *e, libvchan_t *vchan)
 	libvchan_set_blocking(vchan, false);
 }
 
-int end_watch(struct end *e, int epoll)
+int proxy_end_watch(struct end *e, int epoll)
 {
 	struct epoll_event ev;
 
@@ -38,7 +38,7 @@ int end_watch(struct end *e, int epoll)
 	return epoll_ctl(epoll, EPOLL_CTL_ADD, e->fd, &ev);
 }
 
-void end_notice(struct end *e, uint32_t events)
+void proxy_end_notice(struct end *e, uint32_t events)
 {
 	if (e->vchan) {
 		libvchan_wait(e->vchan);
@@ -103,7 +103,7 @@ static size_t read_socket(struct end *e, void *data, size_t size)
 	return 0;
 }
 
-size_t end_read(struct end *e, void *data, size_t size)
+size_t proxy_end_read(struct end *e, void *data, size_t size)
 {
 	return e->vchan ? read_vchan(e, data, size) : read_socket(e, data, size);
 }
@@ -126,7 +126,7 @@ static ssize_t write_socket(struct end *e, const void *data, size_t size)
 	return n;
 }
 
-ssize_t end_write(struct end *e, const void *data, size_t size)
+ssize_t proxy_end_write(struct end *e, const void *data, size_t size)
 {
 	ssize_t n;
 
@@ -138,21 +138,21 @@ ssize_t end_write(struct end *e, const void *data, size_t size)
 	return n;
 }
 
-void end_finish(struct end *e)
+void proxy_end_finish(struct end *e)
 {
 	if (!e->finished && !e->vchan)
 		shutdown(e->fd, SHUT_WR);
 	e->finished = true;
 }
 
-bool end_is_deaf(const struct end *e)
+bool proxy_end_is_deaf(const struct end *e)
 {
 	if (e->vchan)
 		return libvchan_is_open(e->vchan) == VCHAN_DISCONNECTED;
 	return e->deaf;
 }
 
-bool end_has_delivered(const struct end *e)
+bool proxy_end_has_delivered(const struct end *e)
 {
 	int left = 0;
 
@@ -162,7 +162,7 @@ bool end_has_delivered(const struct end *e)
 	return ioctl(e->fd, SIOCOUTQ, &left) < 0 || left == 0;
 }
 
-void end_close(struct end *e, int epoll)
+void proxy_end_close(struct end *e, int epoll)
 {
 	if (e->fd >= 0)
 		epoll_ctl(epoll, EPOLL_CTL_DEL, e->fd, NULL);

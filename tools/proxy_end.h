@@ -7,15 +7,15 @@
  * its nature.  So an end remembers: `readable` and `writable` are set when there is news
  * and unset when a call has found nothing more to do.
  */
-#ifndef TOOLS_END_H
-#define TOOLS_END_H
+#ifndef TOOLS_PROXY_END_H
+#define TOOLS_PROXY_END_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "endpoint.h"
+#include "proxy_endpoint.h"
 #include "libvchan.h"
 
 /* What epoll's data points to. */
@@ -39,25 +39,25 @@ struct end {
 	int error;               /* why it ended, if not in the usual way */
 };
 
-void end_take_socket(struct end *e, int fd);
-void end_take_vchan(struct end *e, libvchan_t *vchan);
+void proxy_end_take_socket(struct end *e, int fd);
+void proxy_end_take_vchan(struct end *e, libvchan_t *vchan);
 /* 0; -1 and errno. */
-int end_watch(struct end *e, int epoll);
+int proxy_end_watch(struct end *e, int epoll);
 
 /* There is news: what epoll says of it. */
-void end_notice(struct end *e, uint32_t events);
+void proxy_end_notice(struct end *e, uint32_t events);
 
 /* The bytes; 0: none now, or `ended`. */
-size_t end_read(struct end *e, void *data, size_t size);
+size_t proxy_end_read(struct end *e, void *data, size_t size);
 /* The bytes that it took; fewer: not writable now, starved, or -1: it never will be. */
-ssize_t end_write(struct end *e, const void *data, size_t size);
+ssize_t proxy_end_write(struct end *e, const void *data, size_t size);
 /* Nothing more will be written.  A vchan cannot be told so. */
-void end_finish(struct end *e);
+void proxy_end_finish(struct end *e);
 /* Nobody will read what is written from now on. */
-bool end_is_deaf(const struct end *e);
+bool proxy_end_is_deaf(const struct end *e);
 /* Does the other side, or its kernel, have all that was written? */
-bool end_has_delivered(const struct end *e);
+bool proxy_end_has_delivered(const struct end *e);
 /* Also when there is nothing. */
-void end_close(struct end *e, int epoll);
+void proxy_end_close(struct end *e, int epoll);
 
 #endif
