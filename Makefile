@@ -99,7 +99,7 @@ all: $(LIBRARIES) $(TOOL)
 help:
 	@echo 'make             the library, shared and static, and the command, in $(BUILD)/'
 	@echo 'make install     into DESTDIR, PREFIX, LIBDIR, INCLUDEDIR, BINDIR, ...;'
-	@echo '                 VCHAN_DEFAULT=no leaves vchan.pc out'
+	@echo '                 DATADIR, UNITDIR, SYSCONFDIR; VCHAN_DEFAULT=no leaves vchan.pc out'
 	@echo 'make uninstall   take it away again'
 	@echo 'make demo        a real guest and its host talk; see the README'
 	@echo 'make check       all tests, like ./run-tests'
@@ -300,6 +300,10 @@ bench-program: $(BENCH_WITH_THREAD) $(BENCH_SIMPLE)
 TO_LIB     = $(call quote,$(DESTDIR)$(LIBDIR))
 TO_PC      = $(call quote,$(DESTDIR)$(LIBDIR)/pkgconfig)
 TO_BIN     = $(call quote,$(DESTDIR)$(BINDIR))
+TO_COMPLETE = $(call quote,$(DESTDIR)$(DATADIR)/bash-completion/completions)
+TO_UNIT    = $(call quote,$(DESTDIR)$(UNITDIR))
+TO_POLICY  = $(call quote,$(DESTDIR)$(SYSCONFDIR)/$(NAME))
+UNIT      := $(NAME)-relay.service
 TO_INCLUDE = $(call quote,$(DESTDIR)$(INCLUDEDIR)/$(NAME))
 
 # A path in a .pc file has its special characters escaped, and those of sed
@@ -310,6 +314,9 @@ FILL_PC = sed -e "s|@PREFIX@|$(call pc_path,$(PREFIX))|; \
 	s|@LIBDIR@|$(call pc_path,$(LIBDIR))|; \
 	s|@INCLUDEDIR@|$(call pc_path,$(INCLUDEDIR))|; \
 	s|@VERSION@|$(VERSION)|"
+
+# The same for sed alone.
+sed_text = $$(printf '%s' $(call quote,$(1)) | sed -e 's/[\&|]/\\&/g')
 
 # vchan.pc says which vchan a machine uses by default.  Ours is known by this
 # line; another library's is never touched.
@@ -333,8 +340,15 @@ $(quiet)rm -f $(TO_PC)/$(1).pc $(TO_LIB)/$(call linkname,$(1)) \
 endef
 
 install: all
-	$(quiet)$(INSTALL) -d $(TO_LIB) $(TO_PC) $(TO_INCLUDE) $(TO_BIN)
+	$(quiet)$(INSTALL) -d $(TO_LIB) $(TO_PC) $(TO_INCLUDE) $(TO_BIN) $(TO_COMPLETE) \
+		$(TO_UNIT) $(TO_POLICY)
 	$(quiet)$(INSTALL) -m 755 $(TOOL) $(TO_BIN)/$(NAME)
+	$(quiet)$(INSTALL) -m 644 tools/completion.bash $(TO_COMPLETE)/$(NAME)
+	$(quiet)sed -e "s|@BINDIR@|$(call sed_text,$(BINDIR))|g; \
+		s|@SYSCONFDIR@|$(call sed_text,$(SYSCONFDIR))|g" tools/$(UNIT).in > $(TO_UNIT)/$(UNIT)
+	$(quiet)chmod 644 $(TO_UNIT)/$(UNIT)
+	$(quiet)if ! test -e $(TO_POLICY)/relay.policy; then \
+		$(INSTALL) -m 644 tools/relay.policy $(TO_POLICY)/relay.policy; fi
 	$(quiet)$(INSTALL) -m 644 libvchan.h $(TO_INCLUDE)/libvchan.h
 	$(foreach f,$(FLAVOURS),$(call INSTALL_FLAVOUR,$(f)))
 ifneq ($(VCHAN_DEFAULT),no)
@@ -349,7 +363,11 @@ endif
 uninstall:
 	$(quiet)if $(OUR_DEFAULT); then rm -f $(TO_PC)/vchan.pc; fi
 	$(foreach f,$(FLAVOURS),$(call UNINSTALL_FLAVOUR,$(f)))
-	$(quiet)rm -f $(TO_INCLUDE)/libvchan.h $(TO_BIN)/$(NAME)
+	$(quiet)rm -f $(TO_INCLUDE)/libvchan.h $(TO_BIN)/$(NAME) $(TO_COMPLETE)/$(NAME) \
+		$(TO_UNIT)/$(UNIT)
+	$(quiet)if cmp -s tools/relay.policy $(TO_POLICY)/relay.policy; then \
+		rm -f $(TO_POLICY)/relay.policy; fi
+	$(quiet)if test -d $(TO_POLICY); then rmdir --ignore-fail-on-non-empty $(TO_POLICY); fi
 	$(quiet)if test -d $(TO_INCLUDE); then rmdir $(TO_INCLUDE); fi
 
 demo:

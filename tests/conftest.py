@@ -24,7 +24,7 @@ import puppet
 import vchan
 
 VSOCK_SUITES = ("contract", "kernel", "guest", "stall", "bench", "simple", "hostile", "kill", "soak",
-                "relay", "siblings")
+                "command", "relay", "siblings")
 HERE = pathlib.Path(__file__).resolve().parent
 DEFAULT_DEADLINE = int(os.environ.get("VCHAN_TEST_DEADLINE", "60"))
 

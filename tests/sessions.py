@@ -126,6 +126,8 @@ SESSIONS = (
             lab=True, scale=0.1, beside=True),
     Session("lab, guests, simple", ("guest", "hostile", "kill"), minutes=60, lab=True,
             flavour="simple", scale=0.05, beside=True),
+    Session("lab, command", ("command", "relay"), minutes=60, lab=True, scale=0.1,
+            beside=True),
     # Some of its versions count packets, and reset a connection of too many.
     Session("lab, Linux 6.12", ("stall", "kernel"), minutes=20, lab=True, kernel="6.12",
             beside=True, sleeps=True),

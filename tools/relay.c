@@ -19,7 +19,7 @@
 #include "vchan/relay.h"
 
 #ifndef VCHAN_VSOCK_SYSCONFDIR
-#define VCHAN_VSOCK_SYSCONFDIR "/usr/local/etc"
+#define VCHAN_VSOCK_SYSCONFDIR "/etc"
 #endif
 #define POLICY_FILE VCHAN_VSOCK_SYSCONFDIR "/vchan-vsock/relay.policy"
 

@@ -16,9 +16,15 @@ def files(top):
             if path.is_symlink() or not path.is_dir()}
 
 
-def expected(root, libdir="usr/local/lib", includedir="usr/local/include"):
+def expected(root, libdir="usr/local/lib", includedir="usr/local/include", prefix="usr/local",
+             sysconfdir=None):
     version = (root / "VERSION").read_text().strip()
+    top = f"{prefix}/" if prefix else ""
     return {f"{includedir}/vchan-vsock/libvchan.h",
+            f"{top}bin/vchan-vsock",
+            f"{top}share/bash-completion/completions/vchan-vsock",
+            f"{top}lib/systemd/system/vchan-vsock-relay.service",
+            f"{sysconfdir or top + 'etc'}/vchan-vsock/relay.policy",
             f"{libdir}/pkgconfig/vchan.pc",
             *(f"{libdir}/{name}" for flavour in FLAVOURS for name in (
                 f"lib{flavour}.a", f"lib{flavour}.so", f"lib{flavour}.so.1",
@@ -60,7 +66,7 @@ def test_modes_do_not_depend_on_the_umask(run, built, root, tmp_path):
 
 def test_prefix_libdir_and_includedir_are_obeyed(install, pkg_config, root, tmp_path):
     install(tmp_path, "PREFIX=/usr", "LIBDIR=/usr/lib/some-arch", "INCLUDEDIR=/opt/inc")
-    assert files(tmp_path) == expected(root, "usr/lib/some-arch", "opt/inc")
+    assert files(tmp_path) == expected(root, "usr/lib/some-arch", "opt/inc", "usr", "etc")
     ask = {"libdir": "usr/lib/some-arch", "destdir": tmp_path}
     assert pkg_config("--cflags", "vchan-vsock", **ask) == \
         f"-I{tmp_path}/opt/inc/vchan-vsock"
@@ -84,7 +90,7 @@ def test_odd_characters_in_destdir_work(install, make, built, root, tmp_path):
 def test_odd_characters_in_prefix_work(install, make, built, run, root, tmp_path):
     prefix = tmp_path / "a b&c|d+e,f~g's"
     install("", f"PREFIX={prefix}")
-    assert files(prefix) == expected(root, "lib", "include")
+    assert files(prefix) == expected(root, "lib", "include", "")
 
     program = tmp_path / "client"
     run("sh", "-c", 'eval "cc $(pkg-config --cflags vchan) -o $0 $1 $(pkg-config --libs vchan)"',

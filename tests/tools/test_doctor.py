@@ -3,7 +3,7 @@
 
 Each runs in a mount namespace whose modules and devices are the test's; what the kernel
 says otherwise is tests/programs/kernel.c, and vsock is tests/fake.  The real thing is in
-tests/guest/test_state.py.
+tests/command/test_state.py.
 """
 import fcntl
 import json

@@ -3,7 +3,7 @@
 
 Netlink is played by the test (tests/programs/kernel.c); the processes are real, and so is
 the way to them: the test's own sockets are what the "kernel" says is a vsock.
-tests/guest/test_state.py asks a real one.
+tests/command/test_state.py asks a real one.
 """
 import contextlib
 import errno
