@@ -102,7 +102,7 @@ static bool take_option(int found, struct relay_options *o, const char **to_chec
 
 static int run(int argc, char **argv)
 {
-	struct relay_options o = { POLICY_FILE, RELAY_PORT, 10, { 256, 1000, 100 }, false };
+	struct relay_options o = { POLICY_FILE, RELAY_PORT, 10, { 256, 1000, 1000 }, false };
 	const char *to_check = NULL;
 	int found;
 
@@ -132,8 +132,9 @@ const struct command command_relay = {
 	"  --check FILE        look for errors in a policy, and do nothing else\n"
 	"  --max-channels N    of one source at a time, default 256\n"
 	"  --max-total N       of all, default 1000; there are ports for 1022\n"
-	"  --rate N            requests per second of one source, default 100, and twice\n"
-	"                      as many at once after a while of silence\n"
+	"  --rate N            requests per second of one source, default 1000, and twice\n"
+	"                      as many at once after a while of silence; a client whose\n"
+	"                      server is not there asks about 20 times a second\n"
 	"  --drain SECONDS     how long SIGTERM waits for channels, default 10\n"
 	"  --port N            vsock port, default 768, where our clients come\n"
 	"  --json              lines on stderr are JSON instead of key=value\n"

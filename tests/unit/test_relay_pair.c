@@ -18,7 +18,7 @@ static int ends[2]; /* the guests' */
 static int epoll;
 static bool watches_room[2];
 static unsigned char sent[SIZE], got[SIZE + 1];
-static size_t count;
+static size_t arrived;
 
 static void watch(int i, int op)
 {
@@ -36,7 +36,7 @@ static int start(void **state)
 
 	(void)state;
 	memset(&pair, 0, sizeof pair);
-	count = 0;
+	arrived = 0;
 	epoll = epoll_create1(EPOLL_CLOEXEC);
 	for (int i = 0; i < 2; i++) {
 		int fds[2];
@@ -89,10 +89,10 @@ static bool take_events(void)
 
 static void read_some(int end)
 {
-	ssize_t n = recv(ends[end], got + count, sizeof got - count, MSG_DONTWAIT);
+	ssize_t n = recv(ends[end], got + arrived, sizeof got - arrived, MSG_DONTWAIT);
 
 	if (n > 0)
-		count += (size_t)n;
+		arrived += (size_t)n;
 }
 
 /* Until it is over, or nothing happens any more. */
@@ -119,7 +119,7 @@ static void a_reader_that_lags_has_every_byte_and_the_end(void **state)
 	assert_true(pair_undelivered(&pair) > 0);
 	/* Nothing more comes: only the room there tells. */
 	assert_int_equal(go_on(1), PAIR_ASLEEP);
-	assert_int_equal(count, first);
+	assert_int_equal(arrived, first);
 	assert_int_equal(pair_undelivered(&pair), 0);
 	leave(0);
 	assert_int_equal(go_on(1), PAIR_OVER);
@@ -146,8 +146,8 @@ static void who_has_gone_has_his_last_bytes_delivered(void **state)
 	assert_true(pair_lingers(&pair));
 	assert_int_equal(go_on(1), PAIR_OVER);
 	read_some(1);
-	assert_int_equal(count, SMALL * 4);
-	assert_memory_equal(got, sent, count);
+	assert_int_equal(arrived, SMALL * 4);
+	assert_memory_equal(got, sent, arrived);
 }
 
 static void who_writes_to_one_that_has_gone_is_told(void **state)
@@ -160,7 +160,7 @@ static void who_writes_to_one_that_has_gone_is_told(void **state)
 	assert_errno((int)send(ends[0], "x", 1, MSG_NOSIGNAL), -1, EPIPE);
 	assert_int_equal(go_on(0), PAIR_OVER);
 	read_some(0);
-	assert_int_equal(count, SMALL * 4);
+	assert_int_equal(arrived, SMALL * 4);
 }
 
 static void a_half_close_is_passed_on_and_no_more(void **state)
@@ -171,7 +171,7 @@ static void a_half_close_is_passed_on_and_no_more(void **state)
 	assert_int_equal(send(ends[0], sent, 5, 0), 5);
 	assert_int_equal(shutdown(ends[0], SHUT_WR), 0);
 	assert_int_equal(go_on(1), PAIR_ASLEEP);
-	assert_int_equal(count, 5);
+	assert_int_equal(arrived, 5);
 	assert_int_equal(recv(ends[1], &byte, 1, MSG_DONTWAIT), 0);
 	assert_int_equal(send(ends[1], "yes", 3, MSG_NOSIGNAL), 3);
 	assert_int_equal(go_on(-1), PAIR_ASLEEP);
@@ -181,14 +181,14 @@ static void a_half_close_is_passed_on_and_no_more(void **state)
 	assert_false(pair_lingers(&pair));
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, start, finish)
+#define PAIR_TEST(name) cmocka_unit_test_setup_teardown(name, start, finish)
 
 static const struct CMUnitTest tests[] = {
-	TEST(a_reader_that_lags_has_every_byte_and_the_end),
-	TEST(what_is_kept_is_no_more_than_a_piece),
-	TEST(who_has_gone_has_his_last_bytes_delivered),
-	TEST(who_writes_to_one_that_has_gone_is_told),
-	TEST(a_half_close_is_passed_on_and_no_more),
+	PAIR_TEST(a_reader_that_lags_has_every_byte_and_the_end),
+	PAIR_TEST(what_is_kept_is_no_more_than_a_piece),
+	PAIR_TEST(who_has_gone_has_his_last_bytes_delivered),
+	PAIR_TEST(who_writes_to_one_that_has_gone_is_told),
+	PAIR_TEST(a_half_close_is_passed_on_and_no_more),
 };
 
 UNIT_MAIN(tests)
