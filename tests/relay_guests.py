@@ -89,12 +89,14 @@ class World:
         env.update(FAKE_VSOCK=self.word, ASAN_OPTIONS="verify_asan_link_order=0", **variables)
         if preload:
             env["LD_PRELOAD"] = str(preload)
+        listening = "event=listening|\"event\":\"listening\""
+        before = len(self.lines(listening)) if self.errors.exists() else 0
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 [*wrapper, TOOL, "relay", "--policy", self.policy, *map(str, options)],
                 env=env, stdin=subprocess.DEVNULL, stderr=errors)
         if wait:
-            self.await_line("event=listening|\"event\":\"listening\"")
+            self.await_line(listening, before + 1)
         return self.process
 
     @property
