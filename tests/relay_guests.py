@@ -90,7 +90,7 @@ class World:
         if preload:
             env["LD_PRELOAD"] = str(preload)
         listening = "event=listening|\"event\":\"listening\""
-        before = len(self.lines(listening)) if self.errors.exists() else 0
+        before = len(self.lines(listening)) if wait and self.errors.exists() else 0
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 [*wrapper, TOOL, "relay", "--policy", self.policy, *map(str, options)],

@@ -65,6 +65,7 @@ UNREACHED = {
     ("events_rearm_socket", "epoll_ctl"): ROOM,
     ("vsock_has_ended", "recv"): "only where the kernel refuses to poll: two faults at a time",
     ("vsock_nudge", "setsockopt"): "only towards a guest (tests/guest); if it fails, so be it",
+    ("vsock_connect_sibling", "connect"): "only between guests (tests/siblings)",
     ("events_add_driver", "epoll_ctl"): "of the flavour without a thread",
     ("conn_look", "poll"): "of the flavour without a thread",
 }
