@@ -94,10 +94,13 @@ TOOL     := $(BUILD)/$(NAME)
 TOOLS    := $(sort $(wildcard tools/*.c))
 TOOL_OBJECTS := $(TOOLS:%.c=$(BUILD)/%.o)
 
-all: $(LIBRARIES) $(TOOL)
+all: lib $(TOOL)
+
+lib: $(LIBRARIES)
 
 help:
 	@echo 'make             the library, shared and static, and the command, in $(BUILD)/'
+	@echo 'make lib         without the command'
 	@echo 'make install     into DESTDIR, PREFIX, LIBDIR, INCLUDEDIR, BINDIR, ...;'
 	@echo '                 DATADIR, UNITDIR, SYSCONFDIR; VCHAN_DEFAULT=no leaves vchan.pc out'
 	@echo 'make uninstall   take it away again'
@@ -395,7 +398,7 @@ clean:
 
 FORCE:
 
-.PHONY: all help unit demo-program bench-program install uninstall demo check bench \
+.PHONY: all lib help unit demo-program bench-program install uninstall demo check bench \
 	clean FORCE
 .PHONY: fault-programs fuzzers fuzz-programs fuzz soak
 .PHONY: lint tidy analyze cppcheck coverage

@@ -33,12 +33,12 @@ def test_compiles_without_a_warning(cc, make, tmp_path):
 
 
 def test_compiles_without_a_warning_when_not_optimised(cc, make, tmp_path):
-    assert make(f"CC={cc}", "CFLAGS=-O0", f"BUILD={tmp_path}").stderr == ""
+    assert make("lib", f"CC={cc}", "CFLAGS=-O0", f"BUILD={tmp_path}").stderr == ""
 
 
 @pytest.mark.parametrize("sanitize", SANITIZERS)
 def test_compiles_with_a_sanitizer(cc, sanitize, make, run, tmp_path):
-    done = make(f"CC={cc}", f"SANITIZE={sanitize}", f"BUILD={tmp_path}")
+    done = make("lib", f"CC={cc}", f"SANITIZE={sanitize}", f"BUILD={tmp_path}")
     assert done.stderr == ""
     runtime = {"address,undefined": "__asan_", "thread": "__tsan_"}[sanitize]
     symbols = run("nm", "--dynamic", tmp_path / "libvchan-vsock.so").stdout
@@ -62,9 +62,9 @@ def test_flags_of_the_user_are_added_to_ours(where, make, tmp_path):
     flags = {"CPPFLAGS": "-DBY_CPPFLAGS", "CFLAGS": "-DBY_CFLAGS", "LDFLAGS": "-Wl,-O1"}
     words = [f"{name}={value}" for name, value in flags.items()]
     if where == "command line":
-        done = make("V=1", f"BUILD={tmp_path}", *words)
+        done = make("lib", "V=1", f"BUILD={tmp_path}", *words)
     else:
-        done = make("V=1", f"BUILD={tmp_path}", env=flags)
+        done = make("lib", "V=1", f"BUILD={tmp_path}", env=flags)
     compile = next(line for line in done.stdout.splitlines() if " -c -o " in line)
     link = next(line for line in done.stdout.splitlines() if " -shared " in line)
     for ours, added in (("-std=gnu11", "-DBY_CFLAGS"), ("-Werror", "-DBY_CFLAGS"),
@@ -74,37 +74,37 @@ def test_flags_of_the_user_are_added_to_ours(where, make, tmp_path):
 
 
 def test_quiet_build_shows_no_commands(make, tmp_path):
-    assert "-std=gnu11" not in make(f"BUILD={tmp_path}").stdout
+    assert "-std=gnu11" not in make("lib", f"BUILD={tmp_path}").stdout
 
 
 def test_second_make_does_nothing(make, tmp_path):
-    make(f"BUILD={tmp_path}")
-    assert "CC" not in make(f"BUILD={tmp_path}").stdout
+    make("lib", f"BUILD={tmp_path}")
+    assert "CC" not in make("lib", f"BUILD={tmp_path}").stdout
 
 
 def test_changed_flags_compile_everything_again(make, tmp_path):
-    all_of_it = compiled(make(f"BUILD={tmp_path}"))
-    again = compiled(make(f"BUILD={tmp_path}", "CFLAGS=-O3"))
+    all_of_it = compiled(make("lib", f"BUILD={tmp_path}"))
+    again = compiled(make("lib", f"BUILD={tmp_path}", "CFLAGS=-O3"))
     assert sorted(again) == sorted(all_of_it)
-    assert compiled(make(f"BUILD={tmp_path}", "CFLAGS=-O3")) == []
+    assert compiled(make("lib", f"BUILD={tmp_path}", "CFLAGS=-O3")) == []
 
 
 def test_changed_header_compiles_its_users_again(make, tree):
-    make(cwd=tree)
+    make("lib", cwd=tree)
     header = tree / "libvchan.h"
     later = (tree / "build/libvchan-vsock.a").stat().st_mtime + 1
     os.utime(header, (later, later))
-    assert compiled(make(cwd=tree))
+    assert compiled(make("lib", cwd=tree))
 
 
 def test_removed_source_leaves_both_libraries(make, run, tree):
     (tree / "vchan/extra.c").write_text(
         "int vchan_extra(void);\nint vchan_extra(void) { return 0; }\n")
-    make(cwd=tree)
+    make("lib", cwd=tree)
     both = [tree / "build" / name for name in ("libvchan-vsock.a", "libvchan-vsock.so")]
     assert all("vchan_extra" in run("nm", library).stdout for library in both)
     (tree / "vchan/extra.c").unlink()
-    make(cwd=tree)
+    make("lib", cwd=tree)
     assert not any("vchan_extra" in run("nm", library).stdout for library in both)
 
 
@@ -112,15 +112,15 @@ def test_undefined_symbol_fails_the_link(make, tree):
     (tree / "vchan/extra.c").write_text(
         "int vchan_nowhere(void);\nint vchan_extra(void);\n"
         "int vchan_extra(void) { return vchan_nowhere(); }\n")
-    done = make(cwd=tree, check=False)
+    done = make("lib", cwd=tree, check=False)
     assert done.returncode != 0
     assert "vchan_nowhere" in done.stderr
 
 
 def test_clean_leaves_only_the_sources(make, tree):
     before = sorted(tree.rglob("*"))
-    make(cwd=tree)
-    make("SANITIZE=thread", cwd=tree)
+    make("lib", cwd=tree)
+    make("lib", "SANITIZE=thread", cwd=tree)
     make("clean", cwd=tree)
     assert sorted(tree.rglob("*")) == before
 
