@@ -72,7 +72,7 @@ class Session:
     # AF_VSOCK is tests/fake/vsock.c.
     fake: bool = False
     # The contract once more with two ends of ours on the plain wire, which otherwise has
-    # its plain peers only.
+    # its plain peers, tests/unit, tests/hostile and the fuzzer: with --long.
     both_wires: bool = False
     # A 1 kHz rain of signals on every thread (tests/programs/rain.c).
     rain: bool = False
@@ -105,12 +105,11 @@ NOT_FAKED = ("contract/test_misuse.py::test_no_vsock_in_the_kernel[",
 ADDRESS, THREAD = "address,undefined", "thread"
 
 
-def faked(name, sanitize, flavour="", without=(), both_wires=False):
+def faked(name, sanitize, flavour="", without=()):
     """The contract natively: much of it is waiting, so all of these at once."""
     suites = ("contract", "siblings")
     return Session(name, ("simple", *suites) if flavour else suites, minutes=25,
                    sanitize=sanitize, flavour=flavour, scale=0.05, fake=True,
-                   both_wires=both_wires,
                    without=NOT_FAKED + without, beside=True, sleeps=True)
 
 
@@ -119,7 +118,9 @@ SESSIONS = (
     # All long tests at their full size are too much for one run: --long.
     Session("lab", ("kernel", "contract"), minutes=60, lab=True, scale=0.05, beside=True),
     Session("lab, simple", ("simple", "kernel", "contract"), minutes=60, lab=True,
-            flavour="simple", scale=0.05, beside=True),
+            flavour="simple", scale=0.05, beside=True,
+            # It is parsing, and the same for both.
+            without=("contract/test_environment.py",)),
     Session("native", ("build", "unit", "lab", "model", "fuzz", "lint"), minutes=40,
             beside=True),
     Session("lab, guests", ("guest", "hostile", "kill", "soak", "bench"), minutes=60,
@@ -133,7 +134,7 @@ SESSIONS = (
             beside=True, sleeps=True),
     Session("tools", ("tools", "siblings"), minutes=20, fake=True, beside=True, sleeps=True),
     Session("faults", ("fault",), minutes=20, scale=0.1, beside=True, sleeps=True),
-    faked("ASan and UBSan", ADDRESS, both_wires=True),
+    faked("ASan and UBSan", ADDRESS),
     faked("TSan", THREAD, without=BARE),
     faked("ASan and UBSan, simple", ADDRESS, "simple"),
     faked("TSan, simple", THREAD, "simple", without=BARE),
