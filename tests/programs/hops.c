@@ -8,8 +8,8 @@
  *     hops trip|stream CID PORT TARGET VCHAN_PORT SIZE COUNT
  *
  * The last connects to PORT of CID.  Unless TARGET is 0, the relay is there, and is
- * asked for that guest.  With "-" for CID and PORT it is a channel to TARGET.  Then `trip` sends a message of SIZE bytes and awaits it back,
- * COUNT times; `stream` sends COUNT messages, each in a call of its own, and awaits a
+ * asked for that guest.  With "-" for CID and PORT it is a channel to TARGET.  Then
+ * `trip` sends a message of SIZE bytes and awaits it back, COUNT times; `stream` sends COUNT messages, each in a call of its own, and awaits a
  * byte that says that all have arrived.  It prints how many nanoseconds it took.
  */
 #define _GNU_SOURCE
@@ -25,7 +25,7 @@
 #include "libvchan.h"
 
 /* The library hides what is in it. */
-#include "vchan/relay.c" /* NOLINT(bugprone-suspicious-include) */
+#include "vchan/relay.c" /* NOLINT(bugprone-suspicious-include): as the library hides it */
 
 #define BUFFER (4ULL << 20) /* as the library's sockets have it */
 #define PIECE (256 << 10)
