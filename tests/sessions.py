@@ -119,8 +119,9 @@ SESSIONS = (
     Session("lab", ("kernel", "contract"), minutes=60, lab=True, scale=0.05, beside=True),
     Session("lab, simple", ("simple", "kernel", "contract"), minutes=60, lab=True,
             flavour="simple", scale=0.05, beside=True,
-            # It is parsing, and the same for both.
-            without=("contract/test_environment.py",)),
+            # What is least the kernel's: it runs natively for this flavour, twice.
+            without=("contract/test_environment.py", "contract/test_framed_peer.py",
+                     "contract/test_threads.py", "contract/test_fork_busy.py")),
     Session("native", ("build", "unit", "lab", "model", "fuzz", "lint"), minutes=40,
             beside=True),
     Session("lab, guests", ("guest", "hostile", "kill", "soak", "bench"), minutes=60,
