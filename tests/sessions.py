@@ -303,7 +303,7 @@ def build(session, total):
     """Build the library that the session tests."""
     words = ["make", f"-j{os.cpu_count() or 1}", "--no-print-directory"]
     # gcc's sanitizers: their run-time is a library that can be preloaded.
-    words += [f"SANITIZE={session.sanitize}", "CC=gcc"] if session.sanitize else []
+    words += ["lib", f"SANITIZE={session.sanitize}", "CC=gcc"] if session.sanitize else []
     with total.stage(" ".join(words)):
         good = run(words, 600) == 0
     if not good:
