@@ -66,6 +66,7 @@ class Relay:
 
     def __init__(self, port, behave=None):
         self.requests = []
+        self.threads, self.socks = [], []
         self.behave = behave or self.join
         self.listener = vchan.raw_listen(port)
         self.listener.settimeout(None)
@@ -79,7 +80,10 @@ class Relay:
             except OSError:
                 return
             sock.settimeout(None)
-            threading.Thread(target=self.serve, args=(sock, cid, port), daemon=True).start()
+            self.socks.append(sock)
+            self.threads.append(
+                threading.Thread(target=self.serve, args=(sock, cid, port), daemon=True))
+            self.threads[-1].start()
 
     def serve(self, sock, cid, port):
         with sock:
@@ -99,6 +103,7 @@ class Relay:
             sock.sendall(answer(NO_MACHINE if error.errno == errno.ENODEV else REFUSED))
             return
         target.settimeout(None)
+        self.socks.append(target)
         sock.sendall(answer(OK))
         with target:
             back = threading.Thread(target=pump, args=(target, sock), daemon=True)
@@ -110,3 +115,11 @@ class Relay:
         shut(self.listener)
         self.listener.close()
         self.thread.join(vchan.SOON)
+        self.leave()
+
+    def leave(self):
+        """Nobody may be in a call on a socket that is closed."""
+        for thread in self.threads:
+            for sock in list(self.socks):
+                shut(sock)
+            thread.join(vchan.SOON)
