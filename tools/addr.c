@@ -10,8 +10,6 @@
 #include "vchan/address.h"
 #include "vchan/config.h"
 
-#define FRAMED UINT64_C(0x80000000) /* above the plain port: docs/wire.md */
-
 /* A channel. */
 struct question {
 	uint32_t server, client, port; /* both CIDs */
@@ -58,8 +56,8 @@ static void print_mode(const char *title, const struct answer *a)
 		return;
 	}
 	printf("  plain     vsock port %" PRIu32 ", CID %" PRIu32 "\n", a->port, a->cid);
-	printf("  framed    vsock port %" PRIu64 ", between two ends of vchan-vsock\n",
-	       a->port + FRAMED);
+	printf("  framed    vsock port %" PRIu32 ", between two ends of vchan-vsock\n",
+	       a->port + FRAMED_PORT);
 	print_clients(a);
 }
 
@@ -83,8 +81,8 @@ static void json_mode(const char *name, const struct answer *a, const char *end)
 		printf("  \"%s\": { \"error\": \"%s\" }%s\n", name, a->why, end);
 	else
 		printf("  \"%s\": { \"cid\": %" PRIu32 ", \"plain\": %" PRIu32
-		       ", \"framed\": %" PRIu64 " }%s\n", name, a->cid, a->port,
-		       a->port + FRAMED, end);
+		       ", \"framed\": %" PRIu32 " }%s\n", name, a->cid, a->port,
+		       a->port + FRAMED_PORT, end);
 }
 
 static void print_json(const struct question *q, const struct answer *between,

@@ -14,7 +14,6 @@
 /* A relay has to connect in turn. */
 #define RELAY_WAIT (10 * CLOCK_S)
 #define BUFFER 65536
-#define OUR_PORTS_COUNT 0x10000u /* docs/wire.md, Set-up */
 #define TRIES 8
 
 /* False: there was nothing until then. */
@@ -37,7 +36,7 @@ static bool wait_for(int fd, short events, int64_t until)
 static int come_from_our_ports(int fd)
 {
 	for (int i = 0; i < TRIES; i++)
-		if (vsock_bind(fd, FRAMED_PORT + (uint32_t)clock_now() % OUR_PORTS_COUNT) == 0)
+		if (vsock_bind(fd, OUR_PORTS + (uint32_t)clock_now() % OUR_PORTS_COUNT) == 0)
 			return 0;
 	return errno;
 }

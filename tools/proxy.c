@@ -76,11 +76,6 @@ void proxy_complain(struct proxy *proxy, const char *format, ...)
 	c->next_at = now + COMPLAIN_EVERY;
 }
 
-bool proxy_is_shortage(int err)
-{
-	return err == EMFILE || err == ENFILE || err == ENOMEM || err == ENOBUFS;
-}
-
 void proxy_is_short(struct proxy *proxy, int err)
 {
 	int64_t now = clock_now();
@@ -207,7 +202,7 @@ static void serve_next(struct listener *l)
 
 	if (serve(l) == 0)
 		return;
-	if (proxy_is_shortage(errno)) {
+	if (tool_is_shortage(errno)) {
 		proxy_is_short(proxy, errno);
 		return;
 	}
@@ -251,10 +246,10 @@ static bool accept_socket(struct listener *l)
 		pair_begin(l->proxy, fd, NULL);
 		return true;
 	}
-	if (proxy_is_shortage(errno))
+	if (tool_is_shortage(errno))
 		proxy_is_short(l->proxy, errno);
 	/* Others are those of a connection that has failed already. */
-	return errno != EAGAIN && !proxy_is_shortage(errno);
+	return errno != EAGAIN && !tool_is_shortage(errno);
 }
 
 static void accept_sockets(struct listener *l)

@@ -65,7 +65,6 @@ void proxy_make_ready(struct pair *p);
 void proxy_wake_at(struct pair *p, int64_t at);
 /* Fds or memory are short: nobody is let in for a moment. */
 void proxy_is_short(struct proxy *proxy, int err);
-bool proxy_is_shortage(int err);
 void proxy_complain(struct proxy *proxy, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 /* With --verbose. */

@@ -138,7 +138,7 @@ static int start_socket(struct pair *p)
 		fd = endpoint_connect(e->endpoint, p->address, &pending);
 		if (fd < 0)
 			err = errno;
-		if (fd < 0 && (err == EAGAIN || proxy_is_shortage(err)))
+		if (fd < 0 && (err == EAGAIN || tool_is_shortage(err)))
 			return err;
 	}
 	if (fd < 0)
@@ -199,7 +199,7 @@ static int step_connect(struct pair *p)
 		if (err && err != EINPROGRESS) {
 			proxy_end_close(e, p->proxy->epoll);
 			/* The name has other addresses. */
-			more = err != EAGAIN && !proxy_is_shortage(err) &&
+			more = err != EAGAIN && !tool_is_shortage(err) &&
 			       p->address < e->endpoint->count;
 		}
 	} while (more);
@@ -214,9 +214,9 @@ static bool connect_pair(struct pair *p)
 
 	if (!err)
 		return is_connected(p);
-	if (proxy_is_shortage(err))
+	if (tool_is_shortage(err))
 		proxy_is_short(p->proxy, err);
-	if (err != EINPROGRESS && err != EAGAIN && !proxy_is_shortage(err)) {
+	if (err != EINPROGRESS && err != EAGAIN && !tool_is_shortage(err)) {
 		cannot_connect(p, err);
 	} else if (now >= p->give_up_at) {
 		cannot_connect(p, err == EINPROGRESS || err == EAGAIN ? ETIMEDOUT : err);

@@ -18,10 +18,7 @@
 #include "relay_file.h"
 #include "vchan/relay.h"
 
-#ifndef VCHAN_VSOCK_SYSCONFDIR
-#define VCHAN_VSOCK_SYSCONFDIR "/etc"
-#endif
-#define POLICY_FILE VCHAN_VSOCK_SYSCONFDIR "/vchan-vsock/relay.policy"
+#define POLICY_FILE "/etc/vchan-vsock/relay.policy"
 
 /* As many as there are ports below 1024 for them. */
 #define CHANNELS_MOST (RELAY_TO - RELAY_PRIVILEGED_FROM)

@@ -11,19 +11,13 @@
 #include "relay_log.h"
 #include "vchan/address.h"
 #include "vchan/clock.h"
+#include "vchan/nudge.h"
 #include "vchan/vsock.h"
 
 #define REQUEST_WAIT (5 * CLOCK_S)
 #define CONNECT_WAIT (10 * CLOCK_S) /* the kernel is faster */
 #define LINGER (60 * CLOCK_S)       /* without a byte that is taken */
 #define TICK_LEAST (10 * CLOCK_MS)
-
-#define NUDGE_EVERY (1 * CLOCK_S)
-#define NUDGES_OFTEN 60
-#define NUDGE_DOUBLES 6
-
-#define FRAMED_PORT 0x80000000u
-#define ORDINARY_PORTS 1024u
 
 #define INPUT (EPOLLIN | EPOLLRDHUP | EPOLLET)
 
@@ -475,7 +469,6 @@ static void nudge(struct relay *relay, struct channel *c, unsigned side, int64_t
 {
 	struct nudging *n = &c->nudging[side];
 	const struct pair_side *s = &c->pair.side[side];
-	unsigned more;
 
 	if (s->received != n->heard) {
 		n->heard = s->received;
@@ -483,8 +476,7 @@ static void nudge(struct relay *relay, struct channel *c, unsigned side, int64_t
 		n->at = nudge_time(now, 0);
 	} else if (now >= n->at) {
 		vsock_nudge(s->fd, relay->config.buffer_size, ++n->count % 2);
-		more = n->count < NUDGES_OFTEN ? 0 : n->count - NUDGES_OFTEN;
-		n->at = nudge_time(now, NUDGE_EVERY << (more < NUDGE_DOUBLES ? more : NUDGE_DOUBLES));
+		n->at = nudge_time(now, nudge_pause(n->count));
 	}
 	c->resting |= n->count > NUDGES_OFTEN;
 	tick_by(relay, n->at);

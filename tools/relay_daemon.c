@@ -193,7 +193,7 @@ static void accept_some(struct daemon *d)
 			channel_accepted(&d->relay, fd, cid, port);
 			continue;
 		}
-		if (errno == EMFILE || errno == ENFILE || vsock_is_short_of_memory(errno))
+		if (tool_is_shortage(errno))
 			rest(d);
 		return;
 	}

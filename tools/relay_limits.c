@@ -5,6 +5,7 @@
 #include <stddef.h>
 
 #include "relay_policy.h"
+#include "vchan/address.h"
 #include "vchan/clock.h"
 #include "vchan/relay.h"
 #include "vchan/vsock.h"
@@ -15,10 +16,8 @@
 #define UNFINISHED_PER_SOURCE 64u
 #define UNFINISHED_MOST 1024u
 
-/* A server of ours takes a plain connection from one of these for that of a client of
- * ours (vchan/setup.c), and waits longer for its framed one. */
-#define OURS_FROM 512u
-#define OURS_TO 767u
+#define OURS_FROM OUR_PRIVILEGED_PORTS
+#define OURS_TO (OUR_PRIVILEGED_PORTS + OUR_PRIVILEGED_COUNT - 1)
 
 struct account {
 	struct bucket bucket;

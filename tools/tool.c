@@ -9,6 +9,7 @@
 
 #include "vchan/address.h"
 #include "vchan/log.h"
+#include "vchan/vsock.h"
 
 const struct command *tool_command;
 
@@ -164,6 +165,11 @@ bool tool_port(const char *text, int *port)
 		return false;
 	*port = (int)number;
 	return true;
+}
+
+bool tool_is_shortage(int err)
+{
+	return err == EMFILE || err == ENFILE || vsock_is_short_of_memory(err);
 }
 
 const char *tool_reason(int err)

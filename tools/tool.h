@@ -61,6 +61,9 @@ bool tool_size(const char *what, const char *text, uint64_t most, uint64_t *byte
 bool tool_domain(const char *text, int *domain);
 bool tool_port(const char *text, int *port);
 
+/* EMFILE, ENFILE, ENOMEM, ENOBUFS: it may go well a little later. */
+bool tool_is_shortage(int err);
+
 /* What the errno of a libvchan call or a socket's means here, and what to do. */
 const char *tool_reason(int err);
 

@@ -21,6 +21,15 @@
 
 /* The port of the framed wire is the other one plus this. */
 #define FRAMED_PORT 0x80000000u
+/* Where plain connections come from whose client will try framed, too: the framed
+ * ports of CID 0, which is no client's.  A socket that leaves its port to the
+ * kernel hits one by chance in 1 of 65,536 cases, and then waits longer. */
+#define OUR_PORTS FRAMED_PORT
+#define OUR_PORTS_COUNT 0x10000u
+/* Those below belong to who is privileged; some of them mean the same. */
+#define ORDINARY_PORTS 1024u
+#define OUR_PRIVILEGED_PORTS 512u
+#define OUR_PRIVILEGED_COUNT 256u
 
 /* Domain 0 is the host, CID 2. */
 uint32_t address_cid(uint32_t domain);

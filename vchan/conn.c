@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A connection's life; how it comes about is in setup.c.
+ * A connection's life; how it comes about is in setup_*.c.
  *
  * When connected the driver sleeps until the peer hangs up, or until there is
  * something in the write ring.  Small writes that follow one another get a
@@ -37,6 +37,7 @@
 #include "clock.h"
 #include "driver.h"
 #include "life.h"
+#include "nudge.h"
 #include "setup.h"
 #include "vsock.h"
 #include "wake.h"
@@ -52,9 +53,6 @@
 #define LOOK_EXACT (2 * CLOCK_MS)
 #define LOOK_LARGE (20 * CLOCK_MS)
 #define LOOK_RARELY 5
-
-#define NUDGES_OFTEN 60
-#define NUDGE_DOUBLES 6
 
 /* ---- the lock of the events, for the driver ---- */
 
@@ -371,17 +369,6 @@ static short tell_who_asks(libvchan_t *h, struct conn_sleep *s)
 	return 0;
 }
 
-/* A guest that starts anew inside of its virtual machine keeps its CID, and nobody
- * tells its host.  So it is nudged: each second while it was heard within the last
- * minute, then more and more rarely, as the kernel keeps the packets for a guest that
- * stands still. */
-static int64_t nudge_pause(const libvchan_t *h)
-{
-	unsigned more = h->nudges < NUDGES_OFTEN ? 0 : h->nudges - NUDGES_OFTEN;
-
-	return NUDGE_EVERY << (more < NUDGE_DOUBLES ? more : NUDGE_DOUBLES);
-}
-
 static void nudge(libvchan_t *h, struct conn_sleep *s)
 {
 	uint64_t heard = atomic_load(&h->flow.received) + atomic_load(&h->flow.acked);
@@ -395,7 +382,7 @@ static void nudge(libvchan_t *h, struct conn_sleep *s)
 	}
 	if (now >= at) {
 		vsock_nudge(h->sock, h->config.buffer_size, ++h->nudges % 2);
-		at = now + nudge_pause(h);
+		at = now + nudge_pause(h->nudges);
 	}
 	atomic_store(&h->nudge_at, at);
 	if (driver_attends && at < s->until)

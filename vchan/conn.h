@@ -18,8 +18,6 @@
 
 /* So many small writes in a row are a stream: they gather in the ring. */
 #define CONN_STREAK 5
-/* So often a guest is looked for that has started anew. */
-#define NUDGE_EVERY (1 * CLOCK_S)
 
 struct conn_sleep {
 	struct pollfd fds[CONN_FDS];

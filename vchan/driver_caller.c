@@ -26,6 +26,7 @@
 #include "clock.h"
 #include "fd.h"
 #include "life.h"
+#include "nudge.h"
 #include "setup.h"
 #include "wake.h"
 

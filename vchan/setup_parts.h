@@ -11,16 +11,6 @@
 #include "clock.h"
 #include "setup.h"
 
-/* Where plain connections come from whose client will try framed, too: the framed
- * ports of CID 0, which is no client's.  A socket that leaves its port to the
- * kernel hits one by chance in 1 of 65,536 cases, and then waits longer. */
-#define OUR_PORTS FRAMED_PORT
-#define OUR_PORTS_COUNT 0x10000u
-/* Those below belong to who is privileged; some of them mean the same. */
-#define ORDINARY_PORTS 1024u
-#define OUR_PRIVILEGED_PORTS 512u
-#define OUR_PRIVILEGED_COUNT 256u
-
 #define PLAIN_MOMENT (20 * CLOCK_MS)
 #define HELLO_WAIT (5 * CLOCK_S)
 #define RETRY_MOST (100 * CLOCK_MS)
