@@ -150,6 +150,14 @@ static int tell(struct question *q)
 	return between.why && loopback.why ? TOOL_FAILED : TOOL_OK;
 }
 
+static bool take(void *question, int option)
+{
+	struct question *q = question;
+
+	q->json |= option == OPTION_JSON;
+	return true;
+}
+
 static int run(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -158,15 +166,10 @@ static int run(int argc, char **argv)
 		{ NULL, 0, NULL, 0 },
 	};
 	struct question q = { 0 };
-	int found;
+	int status = tool_options(argc, argv, "+:h", options, take, &q);
 
-	while ((found = tool_option(argc, argv, "+:h", options)) != -1) {
-		if (found == TOOL_OPTION_HELP)
-			return TOOL_OK;
-		if (found == TOOL_OPTION_BAD)
-			return TOOL_USAGE;
-		q.json = true;
-	}
+	if (status != TOOL_GO_ON)
+		return status;
 	return take_arguments(argc, argv, &q) ? tell(&q) : TOOL_USAGE;
 }
 

@@ -30,36 +30,40 @@ static bool take_seconds(const char *what, unsigned least, unsigned *seconds)
 }
 
 /* What the driver alone has is refused at the server, and the other way round. */
-struct seen {
+struct wish {
+	struct bench_options *options;
 	const char *of_server, *of_driver;
 };
 
-static bool take_option(int found, struct bench_options *o, struct seen *seen)
+static bool take_option(void *to, int option)
 {
-	switch (found) {
+	struct wish *w = to;
+	struct bench_options *o = w->options;
+
+	switch (option) {
 	case 's':
 		o->serve = true;
 		return true;
 	case 'o':
 		o->once = true;
-		seen->of_server = "--once";
+		w->of_server = "--once";
 		return true;
 	case 'p':
 		return take_seconds("--patience", 1, &o->patience);
 	case 't':
-		seen->of_driver = "--seconds";
+		w->of_driver = "--seconds";
 		return take_seconds("--seconds", 0, &o->seconds);
 	case 'c':
-		seen->of_driver = "--case";
+		w->of_driver = "--case";
 		o->names[o->name_count++] = optarg;
 		return is_known(optarg);
 	case 'n':
 		o->no_plain = true;
-		seen->of_driver = "--no-plain";
+		w->of_driver = "--no-plain";
 		return true;
 	default:
 		o->json = true;
-		seen->of_driver = "--json";
+		w->of_driver = "--json";
 		return true;
 	}
 }
@@ -72,26 +76,20 @@ static const struct option long_options[] = {
 	{ NULL, 0, NULL, 0 }
 };
 
-/* TOOL_OPTION_BAD, TOOL_OPTION_HELP, or -1: all is well. */
+/* TOOL_GO_ON, or else the exit status. */
 static int take_options(int argc, char **argv, struct bench_options *o)
 {
-	struct seen seen = { NULL, NULL };
-	int found;
+	struct wish w = { o, NULL, NULL };
+	int status = tool_options(argc, argv, "+:h", long_options, take_option, &w);
 
-	while ((found = tool_option(argc, argv, "+:h", long_options)) >= 0)
-		if (!take_option(found, o, &seen))
-			return TOOL_OPTION_BAD;
-	if (found != -1)
-		return found;
-	if (o->serve && seen.of_driver) {
-		tool_usage("%s is for the side that drives, not for --serve", seen.of_driver);
-		return TOOL_OPTION_BAD;
-	}
-	if (!o->serve && seen.of_server) {
-		tool_usage("%s goes with --serve", seen.of_server);
-		return TOOL_OPTION_BAD;
-	}
-	return -1;
+	if (status != TOOL_GO_ON)
+		return status;
+	if (o->serve && w.of_driver)
+		return tool_usage("%s is for the side that drives, not for --serve",
+				  w.of_driver);
+	if (!o->serve && w.of_server)
+		return tool_usage("%s goes with --serve", w.of_server);
+	return TOOL_GO_ON;
 }
 
 static bool take_address(int argc, char **argv, struct bench_options *o)
@@ -110,11 +108,11 @@ static bool take_address(int argc, char **argv, struct bench_options *o)
 
 static int run_with(int argc, char **argv, struct bench_options *o)
 {
-	int found = take_options(argc, argv, o);
+	int status = take_options(argc, argv, o);
 
-	if (found == TOOL_OPTION_HELP)
-		return TOOL_OK;
-	if (found == TOOL_OPTION_BAD || !take_address(argc, argv, o))
+	if (status != TOOL_GO_ON)
+		return status;
+	if (!take_address(argc, argv, o))
 		return TOOL_USAGE;
 	return o->serve ? bench_serve(o) : bench_measure(o);
 }

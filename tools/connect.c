@@ -2,9 +2,6 @@
 /*
  * vchan-vsock connect: connect to a channel: standard input and output through it.
  */
-#include <errno.h>
-#include <string.h>
-
 #include "stream_options.h"
 #include "stream_stop.h"
 #include "tool.h"
@@ -14,17 +11,17 @@
 #define AS_THE_ENVIRONMENT (-1)
 
 struct wish {
-	struct stream_plan plan;
-	struct channel_address address;
+	struct stream_wish stream; /* first */
 	int64_t timeout_ms;
 };
 
-static bool take(struct wish *w, int option)
+static bool take(void *wish, int option)
 {
+	struct wish *w = wish;
 	uint64_t seconds;
 
 	if (option != 'w')
-		return stream_take_option(option, &w->plan) > 0;
+		return stream_take_option(option, &w->stream.plan);
 	if (!tool_number("--timeout", optarg, 0, TIMEOUT_MOST, &seconds))
 		return false;
 	w->timeout_ms = (int64_t)seconds * MS_PER_S;
@@ -34,17 +31,13 @@ static bool take(struct wish *w, int option)
 static int connect_and_copy(const struct wish *w)
 {
 	struct stream_input input;
+	int stop_fd = stream_begin(&w->stream, false, &input), status;
 	libvchan_t *vchan;
-	int stop_fd, status;
 
-	stream_open_input(&input, &w->plan);
-	stop_fd = stop_begin();
 	if (stop_fd < 0)
-		return tool_failed("eventfd: %s", strerror(errno));
-	if (!channel_check(&w->address, false))
 		return TOOL_FAILED;
-	vchan = channel_connect(&w->address, w->timeout_ms, stop_fd);
-	status = vchan ? stream_run(vchan, &w->plan, &input, stop_fd) : TOOL_FAILED;
+	vchan = channel_connect(&w->stream.address, w->timeout_ms, stop_fd);
+	status = vchan ? stream_run(vchan, &w->stream.plan, &input, stop_fd) : TOOL_FAILED;
 	libvchan_close(vchan);
 	stop_now();
 	return status;
@@ -58,18 +51,10 @@ static int run(int argc, char **argv)
 		{ NULL, 0, NULL, 0 },
 	};
 	struct wish w = { .timeout_ms = AS_THE_ENVIRONMENT };
-	int found;
+	int status = stream_take_words(argc, argv, "+:w:" STREAM_SHORT, options, take,
+				       &w.stream);
 
-	stream_preset(&w.plan);
-	while ((found = tool_option(argc, argv, "+:w:" STREAM_SHORT, options)) != -1) {
-		if (found == TOOL_OPTION_HELP)
-			return TOOL_OK;
-		if (found == TOOL_OPTION_BAD || !take(&w, found))
-			return TOOL_USAGE;
-	}
-	if (!stream_take_arguments(argc, argv, &w.plan, &w.address))
-		return TOOL_USAGE;
-	return connect_and_copy(&w);
+	return status == TOOL_GO_ON ? connect_and_copy(&w) : status;
 }
 
 const struct command command_connect = {

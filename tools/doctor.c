@@ -30,7 +30,16 @@ static bool read_peer(int count, char **words, struct orders *orders)
 	return count < 2 || tool_port(words[1], &orders->peer.port);
 }
 
-/* -1: go on; else the exit status. */
+static bool take(void *to, int option)
+{
+	struct orders *orders = to;
+
+	orders->json |= option == OPTION_JSON;
+	orders->peer.plain |= option == OPTION_PLAIN;
+	return true;
+}
+
+/* TOOL_GO_ON, or else the exit status. */
 static int read_orders(int argc, char **argv, struct orders *orders)
 {
 	static const struct option options[] = {
@@ -39,24 +48,19 @@ static int read_orders(int argc, char **argv, struct orders *orders)
 		{ "plain", no_argument, NULL, OPTION_PLAIN },
 		{ NULL, 0, NULL, 0 },
 	};
-	int found;
+	int status;
 
 	*orders = (struct orders){ .peer = { .port = -1 } };
-	while ((found = tool_option(argc, argv, "+:jph", options)) >= 0) {
-		orders->json |= found == OPTION_JSON;
-		orders->peer.plain |= found == OPTION_PLAIN;
-	}
-	if (found == TOOL_OPTION_HELP)
-		return TOOL_OK;
-	if (found == TOOL_OPTION_BAD)
-		return TOOL_USAGE;
+	status = tool_options(argc, argv, "+:jph", options, take, orders);
+	if (status != TOOL_GO_ON)
+		return status;
 	if (argc - optind > 2)
 		return tool_usage("too many words: at most DOMAIN and PORT");
 	if (!read_peer(argc - optind, argv + optind, orders))
 		return TOOL_USAGE;
 	if (orders->peer.plain && orders->peer.port < 0)
 		return tool_usage("--plain wants DOMAIN and PORT");
-	return -1;
+	return TOOL_GO_ON;
 }
 
 static int run(int argc, char **argv)
@@ -65,7 +69,7 @@ static int run(int argc, char **argv)
 	struct orders orders;
 	int status = read_orders(argc, argv, &orders);
 
-	if (status >= 0)
+	if (status != TOOL_GO_ON)
 		return status;
 	findings_begin(&doctor.findings, orders.json);
 	doctor_look_here(&doctor);

@@ -397,7 +397,17 @@ static void say_more(const struct table *table, size_t others)
 
 enum { OPTION_ALL = 'a', OPTION_JSON = 'j', OPTION_QUEUES = 'q' };
 
-/* -1: go on; else the exit status. */
+static bool take(void *to, int option)
+{
+	struct table *table = to;
+
+	table->all |= option == OPTION_ALL;
+	table->json |= option == OPTION_JSON;
+	table->queues |= option == OPTION_QUEUES;
+	return true;
+}
+
+/* TOOL_GO_ON, or else the exit status. */
 static int read_options(int argc, char **argv, struct table *table)
 {
 	static const struct option options[] = {
@@ -407,20 +417,11 @@ static int read_options(int argc, char **argv, struct table *table)
 		{ "queues", no_argument, NULL, OPTION_QUEUES },
 		{ NULL, 0, NULL, 0 },
 	};
-	int found;
+	int status = tool_options(argc, argv, "+:ajqh", options, take, table);
 
-	while ((found = tool_option(argc, argv, "+:ajqh", options)) >= 0) {
-		table->all |= found == OPTION_ALL;
-		table->json |= found == OPTION_JSON;
-		table->queues |= found == OPTION_QUEUES;
-	}
-	if (found == TOOL_OPTION_HELP)
-		return TOOL_OK;
-	if (found == TOOL_OPTION_BAD)
-		return TOOL_USAGE;
-	if (optind < argc)
+	if (status == TOOL_GO_ON && optind < argc)
 		return tool_usage("what is \"%s\"? There are only options", argv[optind]);
-	return -1;
+	return status;
 }
 
 static int run(int argc, char **argv)
@@ -430,7 +431,7 @@ static int run(int argc, char **argv)
 	size_t others = 0;
 	int status = read_options(argc, argv, &table);
 
-	if (status >= 0)
+	if (status != TOOL_GO_ON)
 		return status;
 	if (read_rules(&rules) != TOOL_OK)
 		return TOOL_FAILED;

@@ -2,9 +2,6 @@
 /*
  * vchan-vsock listen: serve a channel: standard input and output through it.
  */
-#include <errno.h>
-#include <string.h>
-
 #include "stream_options.h"
 #include "stream_stop.h"
 #include "tool.h"
@@ -15,14 +12,15 @@
 enum { OPTION_READ_RING = OPTION_OWN, OPTION_WRITE_RING };
 
 struct wish {
-	struct stream_plan plan;
-	struct channel_address address;
+	struct stream_wish stream; /* first */
 	uint64_t read_ring, write_ring;
 	bool keep;
 };
 
-static bool take(struct wish *w, int option)
+static bool take(void *wish, int option)
 {
+	struct wish *w = wish;
+
 	switch (option) {
 	case 'k':
 		w->keep = true;
@@ -32,7 +30,7 @@ static bool take(struct wish *w, int option)
 	case OPTION_WRITE_RING:
 		return tool_size("--write-ring", optarg, RING_MOST, &w->write_ring);
 	default:
-		return stream_take_option(option, &w->plan) > 0;
+		return stream_take_option(option, &w->stream.plan);
 	}
 }
 
@@ -40,9 +38,10 @@ static bool take(struct wish *w, int option)
 static bool serve_one(const struct wish *w, struct stream_input *input, int stop_fd,
 		      int *status)
 {
-	libvchan_t *vchan = channel_serve(&w->address, w->read_ring, w->write_ring, stop_fd);
+	libvchan_t *vchan =
+		channel_serve(&w->stream.address, w->read_ring, w->write_ring, stop_fd);
 
-	*status = vchan ? stream_run(vchan, &w->plan, input, stop_fd) : TOOL_FAILED;
+	*status = vchan ? stream_run(vchan, &w->stream.plan, input, stop_fd) : TOOL_FAILED;
 	libvchan_close(vchan);
 	return vchan && w->keep && !input->broken && !stop_signal();
 }
@@ -50,14 +49,10 @@ static bool serve_one(const struct wish *w, struct stream_input *input, int stop
 static int serve(const struct wish *w)
 {
 	struct stream_input input;
-	int stop_fd, status;
+	int stop_fd = stream_begin(&w->stream, true, &input), status;
 	bool more;
 
-	stream_open_input(&input, &w->plan);
-	stop_fd = stop_begin();
 	if (stop_fd < 0)
-		return tool_failed("eventfd: %s", strerror(errno));
-	if (!channel_check(&w->address, true))
 		return TOOL_FAILED;
 	do
 		more = serve_one(w, &input, stop_fd, &status);
@@ -76,18 +71,9 @@ static int run(int argc, char **argv)
 		{ NULL, 0, NULL, 0 },
 	};
 	struct wish w = { .read_ring = RING_PRESET, .write_ring = RING_PRESET };
-	int found;
+	int status = stream_take_words(argc, argv, "+:k" STREAM_SHORT, options, take, &w.stream);
 
-	stream_preset(&w.plan);
-	while ((found = tool_option(argc, argv, "+:k" STREAM_SHORT, options)) != -1) {
-		if (found == TOOL_OPTION_HELP)
-			return TOOL_OK;
-		if (found == TOOL_OPTION_BAD || !take(&w, found))
-			return TOOL_USAGE;
-	}
-	if (!stream_take_arguments(argc, argv, &w.plan, &w.address))
-		return TOOL_USAGE;
-	return serve(&w);
+	return status == TOOL_GO_ON ? serve(&w) : status;
 }
 
 const struct command command_listen = {

@@ -614,8 +614,10 @@ static bool parse_seconds(const char *what, const char *text, uint64_t least, in
 	return true;
 }
 
-static bool take_option(struct proxy *proxy, int option)
+static bool take_option(void *to, int option)
 {
+	struct proxy *proxy = to;
+
 	switch (option) {
 	case MAX:
 		return tool_number("--max", optarg, 1, 1000000, &proxy->max);
@@ -672,14 +674,10 @@ static int run(int argc, char **argv)
 		.max = 256, .timeout = 10 * CLOCK_S, .drain = 5 * CLOCK_S, .mode = -1,
 		.epoll = -1, .signal_fd = -1,
 	};
-	int found;
+	int status = tool_options(argc, argv, "+:h", options, take_option, &proxy);
 
-	while ((found = tool_option(argc, argv, "+:h", options)) != -1) {
-		if (found == TOOL_OPTION_HELP)
-			return TOOL_OK;
-		if (found == TOOL_OPTION_BAD || !take_option(&proxy, found))
-			return TOOL_USAGE;
-	}
+	if (status != TOOL_GO_ON)
+		return status;
 	return take_endpoints(&proxy, argc, argv) ? run_proxy(&proxy) : TOOL_USAGE;
 }
 

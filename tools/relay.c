@@ -69,15 +69,22 @@ static bool number(const char *name, uint32_t least, uint32_t most, uint32_t *to
 	return true;
 }
 
-/* False: it was refused. */
-static bool take_option(int found, struct relay_options *o, const char **to_check)
+struct wish {
+	struct relay_options options;
+	const char *to_check;
+};
+
+static bool take_option(void *to, int option)
 {
-	switch (found) {
+	struct wish *w = to;
+	struct relay_options *o = &w->options;
+
+	switch (option) {
 	case POLICY:
 		o->policy = optarg;
 		return true;
 	case CHECK:
-		*to_check = optarg;
+		w->to_check = optarg;
 		return true;
 	case PORT:
 		return number("--port", 1, UINT32_MAX - 1, &o->port);
@@ -99,19 +106,14 @@ static bool take_option(int found, struct relay_options *o, const char **to_chec
 
 static int run(int argc, char **argv)
 {
-	struct relay_options o = { POLICY_FILE, RELAY_PORT, 10, { 256, 1000, 1000 }, false };
-	const char *to_check = NULL;
-	int found;
+	struct wish w = { { POLICY_FILE, RELAY_PORT, 10, { 256, 1000, 1000 }, false }, NULL };
+	int status = tool_options(argc, argv, "+:h", options, take_option, &w);
 
-	while ((found = tool_option(argc, argv, "+:h", options)) != -1) {
-		if (found == TOOL_OPTION_HELP)
-			return TOOL_OK;
-		if (found == TOOL_OPTION_BAD || !take_option(found, &o, &to_check))
-			return TOOL_USAGE;
-	}
+	if (status != TOOL_GO_ON)
+		return status;
 	if (optind < argc)
 		return tool_usage("what is \"%s\"? It takes options only", argv[optind]);
-	return to_check ? check(to_check) : relay_daemon(&o);
+	return w.to_check ? check(w.to_check) : relay_daemon(&w.options);
 }
 
 const struct command command_relay = {

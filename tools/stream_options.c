@@ -1,21 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "stream_options.h"
 
+#include <errno.h>
 #include <stddef.h>
 #include <string.h>
 
+#include "stream_stop.h"
 #include "tool.h"
 #include "vchan/clock.h"
 
 #define LINGER_S 5
 #define LINGER_MOST (UINT64_C(366) * 86400)
 #define NOT_SAID (-1)
-
-void stream_preset(struct stream_plan *plan)
-{
-	memset(plan, 0, sizeof *plan);
-	plan->linger = NOT_SAID;
-}
 
 static bool take_linger(struct stream_plan *plan)
 {
@@ -48,33 +44,27 @@ static bool take_size(struct stream_plan *plan)
 	return tool_size("--size", optarg, INT64_MAX, &plan->size);
 }
 
-int stream_take_option(int option, struct stream_plan *plan)
+bool stream_take_option(int option, struct stream_plan *plan)
 {
-	bool good = true;
-
 	switch (option) {
 	case 'e':
 		plan->exec = optarg;
-		break;
+		return true;
 	case 'q':
-		good = take_linger(plan);
-		break;
+		return take_linger(plan);
 	case OPTION_SEND_ONLY:
 		plan->send_only = true;
-		break;
+		return true;
 	case OPTION_RECV_ONLY:
 		plan->recv_only = true;
-		break;
+		return true;
 	case OPTION_PROGRESS:
-		good = take_progress(plan);
-		break;
+		return take_progress(plan);
 	case OPTION_SIZE:
-		good = take_size(plan);
-		break;
+		return take_size(plan);
 	default:
-		return 0;
+		return false;
 	}
-	return good ? 1 : -1;
 }
 
 static bool go_together(const struct stream_plan *plan)
@@ -90,7 +80,8 @@ static bool go_together(const struct stream_plan *plan)
 	return false;
 }
 
-bool stream_take_arguments(int argc, char **argv, struct stream_plan *plan,
+/* After all options: do they go together, and are there DOMAIN and PORT? */
+static bool take_arguments(int argc, char **argv, struct stream_plan *plan,
 			   struct channel_address *address)
 {
 	if (!go_together(plan))
@@ -107,4 +98,30 @@ bool stream_take_arguments(int argc, char **argv, struct stream_plan *plan,
 	}
 	return tool_domain(argv[optind], &address->domain) &&
 	       tool_port(argv[optind + 1], &address->port);
+}
+
+int stream_take_words(int argc, char **argv, const char *short_options,
+		      const struct option *options, bool (*take)(void *wish, int option),
+		      struct stream_wish *wish)
+{
+	int status;
+
+	wish->plan.linger = NOT_SAID;
+	status = tool_options(argc, argv, short_options, options, take, wish);
+	if (status == TOOL_GO_ON && !take_arguments(argc, argv, &wish->plan, &wish->address))
+		return TOOL_USAGE;
+	return status;
+}
+
+int stream_begin(const struct stream_wish *wish, bool server, struct stream_input *input)
+{
+	int stop_fd;
+
+	stream_open_input(input, &wish->plan);
+	stop_fd = stop_begin();
+	if (stop_fd < 0)
+		tool_failed("eventfd: %s", strerror(errno));
+	else if (channel_check(&wish->address, server))
+		return stop_fd;
+	return -1;
 }

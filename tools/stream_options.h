@@ -54,11 +54,21 @@ enum {
 	"reason is on standard error; 2 the command line is wrong; with --exec, the command's.\n" \
 	"SIGINT, SIGTERM and SIGHUP end it, and the command, cleanly; a second one at once.\n"
 
-void stream_preset(struct stream_plan *plan);
-/* One of the options above: 1; not one of them: 0; -1: refused. */
-int stream_take_option(int option, struct stream_plan *plan);
-/* After all options: do they go together, and are there DOMAIN and PORT? */
-bool stream_take_arguments(int argc, char **argv, struct stream_plan *plan,
-			   struct channel_address *address);
+/* What every wish begins with. */
+struct stream_wish {
+	struct stream_plan plan;
+	struct channel_address address;
+};
+
+/* One of the options above.  False: refused. */
+bool stream_take_option(int option, struct stream_plan *plan);
+/* The whole command line.  `take` has the wish, and passes what is not its own on to
+ * stream_take_option.  TOOL_GO_ON, or else the exit status. */
+int stream_take_words(int argc, char **argv, const char *short_options,
+		      const struct option *options, bool (*take)(void *wish, int option),
+		      struct stream_wish *wish);
+/* Before the channel: the fd that tells of a signal, and the input; stop_now afterwards.
+ * -1: it has said why not. */
+int stream_begin(const struct stream_wish *wish, bool server, struct stream_input *input);
 
 #endif

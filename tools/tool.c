@@ -63,7 +63,7 @@ static const char *long_name(const struct option *options, int value)
 }
 
 /* getopt_long has moved past the word; of a bundle of short ones it is still there. */
-static int refuse(char **argv, int found, const struct option *options)
+static void refuse(char **argv, int found, const struct option *options)
 {
 	const char *name = optopt ? long_name(options, optopt) : NULL;
 	const char *word = argv[optind - 1];
@@ -76,23 +76,27 @@ static int refuse(char **argv, int found, const struct option *options)
 		tool_usage("no such option: -%c", optopt);
 	else
 		tool_usage("no such option: %s", word);
-	return TOOL_OPTION_BAD;
 }
 
-int tool_option(int argc, char **argv, const char *short_options,
-		const struct option *long_options)
+int tool_options(int argc, char **argv, const char *short_options,
+		 const struct option *long_options, bool (*take)(void *to, int option), void *to)
 {
 	int found;
 
 	opterr = 0;
-	found = getopt_long(argc, argv, short_options, long_options, NULL);
-	if (found == '?' || found == ':')
-		return refuse(argv, found, long_options);
-	if (found == 'h') {
-		fputs(tool_command->help, stdout);
-		return TOOL_OPTION_HELP;
+	while ((found = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
+		if (found == 'h') {
+			fputs(tool_command->help, stdout);
+			return TOOL_OK;
+		}
+		if (found == '?' || found == ':') {
+			refuse(argv, found, long_options);
+			return TOOL_USAGE;
+		}
+		if (!take(to, found))
+			return TOOL_USAGE;
 	}
-	return found;
+	return TOOL_GO_ON;
 }
 
 static bool is_decimal(const char *text, size_t length)

@@ -40,16 +40,15 @@ int tool_usage(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* One line on standard error. */
 void tool_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* As getopt_long, which it calls, with `short_options` beginning with "+:" or ":".
- * --help is handled here, when the table has it as TOOL_HELP_OPTION.  An unknown
- * option, a missing or superfluous value is refused by name.  Returns the option's
- * value, -1 at the end, TOOL_OPTION_BAD after a refusal (exit with TOOL_USAGE), or
- * TOOL_OPTION_HELP after the help was printed (exit with TOOL_OK). */
-#define TOOL_OPTION_BAD (-2)
-#define TOOL_OPTION_HELP (-3)
 #define TOOL_HELP_OPTION { "help", no_argument, NULL, 'h' }
-int tool_option(int argc, char **argv, const char *short_options,
-		const struct option *long_options);
+#define TOOL_GO_ON (-1)
+/* All options of a command line; `short_options` begins with "+:".  `take` has `to` and the
+ * value of each, with optarg; false: it has refused one (tool_usage).  An unknown option, a
+ * missing or superfluous value is refused here by name, and --help printed, when the table
+ * has it as TOOL_HELP_OPTION.  Returns TOOL_GO_ON, with optind at the first argument, or
+ * else the exit status. */
+int tool_options(int argc, char **argv, const char *short_options,
+		 const struct option *long_options, bool (*take)(void *to, int option), void *to);
 
 /* Decimal digits and nothing else, least..most.  False: `what` was refused by name. */
 bool tool_number(const char *what, const char *text, uint64_t least, uint64_t most,
