@@ -58,6 +58,8 @@ def why_no_vsock():
 def pytest_configure(config):
     # So that a test can interrupt a thread's system call (signal.pthread_kill).
     signal.signal(signal.SIGUSR1, lambda *_: None)
+    # A shell's job in the background ignores it, and so would all that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def leave_out_the_long(config, items):

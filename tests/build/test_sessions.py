@@ -156,7 +156,39 @@ exec "$@"
 """)
     status, output, last = run_tests("good", lab=True, beside=True)
     assert (status, last) == (0, "2 passed, 0 failed, 0 skipped")
-    assert "the whole session: the kernel of the lab's machine complained" in output
+    assert "after 0 tests that passed: the kernel of the lab's machine complained" in output
+
+
+def test_lab_that_is_lost_midway_goes_on_with_the_rest(run_tests, tmp_path, monkeypatch):
+    monkeypatch.setattr(sessions, "ROOT", tmp_path)
+    fake_lab(tmp_path, monkeypatch, f"""
+while [ "$1" != -- ]; do shift; done
+shift
+[ -e {tmp_path}/lost ] && exec "$@"
+touch {tmp_path}/lost
+echo 'good/test_good.py::test_one PASSED   [ 50%]'
+echo 'good/test_good.py::test_two '
+exit 71
+""")
+    status, output, last = run_tests("good", lab=True, beside=True)
+    assert (status, last) == (0, "2 passed, 0 failed, 0 skipped")
+    assert "after 1 tests that passed: no machine came up in the lab" in output
+    assert "1 passed, 1 deselected" in output
+
+
+def test_test_that_passes_the_second_time_is_told_loudly(run_tests, tmp_path):
+    (tmp_path / "bad" / "test_bad.py").write_text(f"""
+import pathlib
+def test_three():
+    before = pathlib.Path({str(tmp_path)!r}, "before")
+    there = before.exists()
+    before.touch()
+    assert there, "three is wrong"
+""")
+    status, output, last = run_tests("bad")
+    assert (status, last) == (0, "1 passed, 0 failed, 0 skipped")
+    told = output[output.index("\nFAILED ONCE"):]
+    assert "test_three" in told and "three is wrong" in told
 
 
 def test_sanitizer_runs_against_its_own_build():

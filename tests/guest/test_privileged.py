@@ -21,6 +21,7 @@ def test_root_in_the_guest_is_admitted(guest, in_guest, port, required, monkeypa
     client("client", 0, port)
     client.write(b"hello")
     assert server.recv(5) == b"hello"
+    server.close()
     assert "connected, framed wire" in capfd.readouterr().err
 
 

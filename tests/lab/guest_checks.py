@@ -13,6 +13,9 @@ import pytest
 
 import labkit
 
+# A guest boots beside others, and twice if the first time it does not.
+pytestmark = pytest.mark.deadline(200)
+
 PYTHON = "/usr/bin/python3"
 # Says the CID of its machine, then serves one vsock connection.
 SERVER = """

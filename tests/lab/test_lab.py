@@ -199,13 +199,13 @@ def test_check_knows_where_it_is():
 
 # -- guests ---------------------------------------------------------------
 
-@pytest.mark.deadline(300)
+@pytest.mark.deadline(500)
 def test_guests(tmp_path):
     """guest_checks.py, in a machine that can have guests."""
-    done = lab("run", "--timeout", "280", "--out", tmp_path, "--",
+    done = lab("run", "--timeout", "480", "--out", tmp_path, "--",
                sys.executable, "-B", "-m", "pytest",
                "-c", HERE.parent / "pytest.ini", HERE / "guest_checks.py",
-               seconds=295, LAB_MODE="auto")
+               seconds=495, LAB_MODE="auto")
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
 
 

