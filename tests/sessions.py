@@ -54,6 +54,11 @@ what a release should have seen: 10);
 VCHAN_TEST_WIRES=default, never the contract once more over the plain wire."""
 
 
+def build_directory(sanitize):
+    """Make's, for these sanitizers."""
+    return "-".join(filter(None, ["build", *sanitize.split(",")]))
+
+
 @dataclasses.dataclass
 class Session:
     """One run of pytest."""
@@ -75,6 +80,8 @@ class Session:
     flavour: str = ""
     # AF_VSOCK is tests/fake/vsock.c.
     fake: bool = False
+    # The sanitizers of the command, where pytest itself has none.
+    tool: str = ""
     # The contract once more with two ends of ours on the plain wire, which otherwise has
     # its plain peers, tests/unit, tests/hostile and the fuzzer: with --long.
     both_wires: bool = False
@@ -87,7 +94,7 @@ class Session:
 
     @property
     def build(self):
-        return "-".join(filter(None, ["build", *self.sanitize.split(",")]))
+        return build_directory(self.sanitize)
 
     @property
     def library(self):
@@ -142,7 +149,9 @@ SESSIONS = (
     # Some of its versions count packets, and reset a connection of too many.
     Session("lab, Linux 6.12", ("stall", "kernel"), minutes=20, lab=True, kernel="6.12",
             beside=True, sleeps=True),
-    Session("tools", ("tools", "siblings"), minutes=20, fake=True, beside=True, sleeps=True),
+    # Siblings come with each sanitizer below; what users run is in "lab, command".
+    Session("tools, ASan and UBSan", ("tools",), minutes=20, fake=True, tool=ADDRESS,
+            beside=True, sleeps=True),
     Session("faults", ("fault",), minutes=20, scale=0.1, beside=True, sleeps=True),
     faked("ASan and UBSan", ADDRESS),
     faked("TSan", THREAD, without=BARE),
@@ -362,6 +371,9 @@ def command(session, words, out):
     variables = {"PYTHONDONTWRITEBYTECODE": "1",
                  "VCHAN_LIB": ROOT / session.build / session.library,
                  **preloads(session, out)}
+    if session.tool:
+        variables["VCHAN_TOOL"] = ROOT / build_directory(session.tool) / "vchan-vsock"
+        variables["ASAN_OPTIONS"] = variables["UBSAN_OPTIONS"] = f"log_path={out}/sanitizer"
     if not session.both_wires:
         variables["VCHAN_TEST_WIRES"] = "default"
     if session.scale != 1:

@@ -21,6 +21,8 @@ GUEST_CHANNELS = 6
 LIFE_MS = 20_000
 # A hundred programs share two emulated processors: seconds until one is seen to be gone.
 LATE = 20
+# Until a channel is held to be stuck: in a guest one large request may take minutes.
+STUCK = 300
 # A closed vsock may stay for 8 s, until the kernel has given up on its peer.
 SETTLED = 20
 KIB = 1024
@@ -115,7 +117,7 @@ def lines_of(process):
 
 
 def begin_here(name, say, **options):
-    process = mortal.begin(calm=1, life_ms=LIFE_MS, late=LATE, **options)
+    process = mortal.begin(calm=1, life_ms=LIFE_MS, late=LATE, stuck=STUCK, **options)
     return End(name, process, process.stdout, say)
 
 
@@ -127,7 +129,8 @@ def begin_with_guest(guest, seconds, say):
         here = begin_here("for the guest", say, side="server", **options)
     there = guest.popen(
         ["sh", "-c", 'unset VCHAN_VSOCK_LOOPBACK; exec "$@" 2>&1', "sh",
-         *mortal.words(calm=1, life_ms=LIFE_MS, late=LATE, side="client", **options)],
+         *mortal.words(calm=1, life_ms=LIFE_MS, late=LATE, stuck=STUCK, side="client",
+                       **options)],
         env={"LD_LIBRARY_PATH": str(vchan.LIBRARY.parent)})
     return [here, End("in the guest", there, lines_of(there), say)]
 
@@ -141,7 +144,7 @@ def soak(seconds, guest=None, say=print):
     try:
         if guest:
             ends += begin_with_guest(guest, seconds, say)
-        found = [end.finish(seconds + 180) for end in ends]
+        found = [end.finish(seconds + STUCK + 120) for end in ends]
     finally:
         for end in ends:
             end.process.kill()

@@ -54,7 +54,8 @@
 #define SECOND (1000 * MS)
 /* A second, times five: the machine is emulated and busy (tests/vchan.py). */
 #define LATE (option.late * SECOND)
-#define STUCK (60 * SECOND)
+#define STUCK (option.stuck * SECOND)
+#define LAST_MOMENTS (60 * SECOND)
 #define WARM_UP 5 /* lives, before a survivor counts what it holds */
 /* A reply that fits into the smallest window, with our hello before it. */
 #define SMALL_MESSAGE 4000
@@ -116,10 +117,10 @@ static int world_fd;
 
 static struct {
     unsigned channels, seconds, deaths, life_ms, calm, server, client, port, seed, progress,
-        late;
+        late, stuck;
     const char *survivors; /* which ends: none, server, client, either, some */
     const char *side;      /* of the channels, in this machine: both, server, client */
-} option = {4, 3600, 0, 400, 0, 3, 4, 100, 1, 60, 5, "none", "both"};
+} option = {4, 3600, 0, 400, 0, 3, 4, 100, 1, 60, 5, 60, "none", "both"};
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -139,6 +140,7 @@ static const struct {
     {"seed", &option.seed, NULL},
     {"progress", &option.progress, NULL}, /* seconds between its lines */
     {"late", &option.late, NULL},         /* seconds for an end to be seen */
+    {"stuck", &option.stuck, NULL},       /* seconds without a sign of a channel's life */
     {"survivors", NULL, &option.survivors},
     {"side", NULL, &option.side},
 };
@@ -1051,7 +1053,7 @@ static unsigned living(void)
 
 static void end_world(void)
 {
-    int64_t until = now() + STUCK;
+    int64_t until = now() + LAST_MOMENTS;
 
     world->over = true;
     each_end(end_mortal);

@@ -147,6 +147,8 @@ def test_the_relay_is_killed_and_started_again(ends, raw, relay, port):
 
 def test_a_flood_leaves_others_their_place(guests, raw, relay, port):
     source, target, other = raw
+    relay.stop()
+    relay.start("--rate", 20)  # a flood in an emulated guest is a slow one
     flood = guests[2].popen(list(map(str, [
         programs.program("flood"), vchan.CID_HOST, relay_guests.PORT, 120, 4])))
     assert flood.stdout.readline(SOON) == b"flooding\n"

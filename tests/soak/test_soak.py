@@ -8,7 +8,7 @@ import vchan
 SECONDS = 600 if soaking.LONG else vchan.scaled(20)
 
 
-@pytest.mark.deadline(SECONDS + 240)
+@pytest.mark.deadline(SECONDS + soaking.STUCK + 180)
 def test_soak():
     """1.3: 50 channels, mixed traffic, deaths and rebirths: nothing is lost, nothing left."""
     reports, wrong = soaking.soak(SECONDS)

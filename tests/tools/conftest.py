@@ -26,9 +26,9 @@ def surroundings(tool_built):
         env = {name: value for name, value in os.environ.items()
                if name not in ("VCHAN_LIB", "VCHAN_TEST_SCALE", "VCHAN_TEST_WIRES",
                                "VCHAN_TEST_LONG", "VCHAN_TEST_DEADLINE")}
-        env.update(VCHAN_VSOCK_LOOPBACK="1",
-                   # A sanitizer's library wants to be the first; it need not be.
-                   ASAN_OPTIONS="verify_asan_link_order=0")
+        # A sanitizer's library wants to be the first; it need not be.
+        env["ASAN_OPTIONS"] = env.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
+        env["VCHAN_VSOCK_LOOPBACK"] = "1"
         if not tooling.REAL:
             env.update(LD_PRELOAD=str(tooling.FAKE), FAKE_VSOCK=f"tools-{os.getpid()}")
         if domain is not None:

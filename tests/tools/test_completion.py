@@ -19,11 +19,12 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 
 @pytest.fixture
-def complete(tool_built):
+def complete(tool_built, surroundings):
     """complete("listen", "--ke"): what bash would offer for the last word."""
     def ask(*words, command=tool_built, cwd=None):
         told = subprocess.run(["bash", "-c", ASK, "bash", SCRIPT, command, *words], cwd=cwd,
-                              capture_output=True, text=True, timeout=tooling.LATE)
+                              env=surroundings(), capture_output=True, text=True,
+                              timeout=tooling.LATE)
         assert (told.returncode, told.stderr) == (0, "")
         return told.stdout.split()
     return ask
