@@ -471,33 +471,47 @@ def run_beside(jobs, total):
     with total.stage("tests, at the same time: " + "; ".join(job[0].name for job in jobs)):
         statuses = run_all(jobs, total)
     for session, words, out in jobs:
-        status = statuses[session.name]
         print(f"\n=== what was said: {session.name}", flush=True)
         print((out / "log").read_text(errors="replace"), flush=True)
-        if session.lab and not (out / "report.xml").exists() and status != NO_TESTS:
-            status, out = run_the_rest(session, words, status, total, out)
-        take_stock(session, status, total, out)
+        take_stock(session, *settled(session, words, statuses[session.name], total, out))
+
+
+# Emulated machines are lost, now and then, with all that they had to tell.
+MACHINES = 3
+
+
+def settled(session, words, status, total, out):
+    """(status, total, where): with the last of the machines that it took."""
+    for _ in range(MACHINES - 1):
+        if not session.lab or (out / "report.xml").exists() or status == NO_TESTS:
+            break
+        words = [*passed_before(session, status, total, out), *words]
+        out = out / "rest"
+        out.mkdir()
+        with total.stage(f"the rest: {session.name}"):
+            status = run_logged(command(session, words, out), seconds_of(session), out / "log")
+    return status, total, out
 
 
 # A line of pytest -v.
 PASSED = re.compile(r"^(\S+\.py::.*) PASSED +\[ *\d+%\]$", re.M)
 
 
-def run_the_rest(session, words, status, total, out):
-    """The machine was lost with its report: (status, where) of the rest, in another one.
-
-    Emulated machines are, now and then; the second loss is a failure.
-    """
-    passed = [str((ROOT / name).relative_to(TESTS))
-              for name in PASSED.findall((out / "log").read_text(errors="replace"))]
+def passed_before(session, status, total, out):
+    """What a session without a report is known to have passed: pytest's options for the rest."""
+    passed = PASSED.findall((out / "log").read_text(errors="replace"))
     total.passed += len(passed)
     total.unsteady.append((session.name, f"after {len(passed)} tests that passed: " + (
         LAB_STATUS.get(status) or f"no report, status {status}")))
-    rest = out / "rest"
-    rest.mkdir()
-    words = [*(f"--deselect={name}" for name in passed), *words]
-    with total.stage(f"the rest: {session.name}"):
-        return run(command(session, words, rest), seconds_of(session)), rest
+    return [f"--deselect={(ROOT / name).relative_to(TESTS)}" for name in passed]
+
+
+def run_logged(argv, seconds, log):
+    """Its status_of; what it says goes into the log first."""
+    with open(log, "wb") as file:
+        status = run(argv, seconds, stdout=file, stderr=subprocess.STDOUT)
+    print(log.read_text(errors="replace"), flush=True)
+    return status
 
 
 def take_stock(session, status, total, out):

@@ -176,6 +176,13 @@ exit 71
     assert "1 passed, 1 deselected" in output
 
 
+def test_lab_that_is_lost_again_and_again_is_a_failure(run_tests, tmp_path, monkeypatch):
+    fake_lab(tmp_path, monkeypatch, f"echo >>{tmp_path}/machines; exit 70\n")
+    status, _, last = run_tests("good", lab=True, beside=True)
+    assert (status, last) == (1, "0 passed, 1 failed, 0 skipped")
+    assert len((tmp_path / "machines").read_text()) == sessions.MACHINES
+
+
 def test_test_that_passes_the_second_time_is_told_loudly(run_tests, tmp_path):
     (tmp_path / "bad" / "test_bad.py").write_text(f"""
 import pathlib
@@ -201,7 +208,7 @@ def test_every_suite_is_in_exactly_one_ordinary_session():
     planned = [suite for session in sessions.SESSIONS
                if not session.sanitize and not session.flavour and not session.kernel
                for suite in session.suites]
-    planned += ["simple", "stall"]
+    planned += ["simple", "stall", "siblings"]  # with a flavour, a kernel, a sanitizer
     there = {path.parent.name for path in sessions.TESTS.glob("*/test_*.py")}
     assert len(planned) == len(set(planned))
     assert there <= set(planned)

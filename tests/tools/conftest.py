@@ -58,42 +58,38 @@ def tool(tool_built, surroundings):
 
 
 @pytest.fixture
-def start_tool(tool_built, surroundings):
-    """The same as a Popen with pipes, killed at the end of the test if still there.
+def started(surroundings):
+    """started(words, domain=..., env=...): a Popen with pipes, killed at the end of the
+    test if still there.
 
     stderr, when it is a pipe, has the lines of the command only; read it after its end.
     """
-    started = []
+    processes = []
 
-    def start(*arguments, domain=None, env=(), **options):
+    def start(words, domain=None, env=(), **options):
         for name in ("stdin", "stdout", "stderr"):
             options.setdefault(name, subprocess.PIPE)
-        process = subprocess.Popen([str(tool_built), *map(str, arguments)],
+        process = subprocess.Popen([str(word) for word in words],
                                    env=surroundings(domain, **dict(env)), **options)
-        started.append(process)
+        processes.append(process)
         return process
 
     yield start
-    for process in started:
+    for process in processes:
         tooling.end(process)
 
 
 @pytest.fixture
-def start_python(surroundings):
+def start_tool(tool_built, started):
+    """tool(), begun."""
+    return lambda *arguments, **how: started([tool_built, *arguments], **how)
+
+
+@pytest.fixture
+def start_python(started):
     """start_python(source, domain=...): a script with the fake, as a plain peer is one."""
-    started = []
-
-    def start(source, *arguments, domain=None, env=(), **options):
-        for name in ("stdin", "stdout", "stderr"):
-            options.setdefault(name, subprocess.PIPE)
-        process = subprocess.Popen([sys.executable, "-B", "-c", source, *map(str, arguments)],
-                                   env=surroundings(domain, **dict(env)), **options)
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        tooling.end(process)
+    return lambda source, *arguments, **how: started(
+        [sys.executable, "-B", "-c", source, *arguments], **how)
 
 
 @pytest.fixture
