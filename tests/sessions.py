@@ -126,9 +126,9 @@ def faked(name, sanitize, flavour="", without=(), spared=()):
 
 # What is least the kernel's: each flavour has it natively, under ASan if not TSan, too.
 LEAST = ("contract/test_environment.py", "contract/test_framed_peer.py")
-LESS = LEAST + ("contract/test_addresses.py", "contract/test_fork_busy.py",
-                "contract/test_misuse.py", "contract/test_threads.py",
-                "contract/test_events.py::test_hundred_thousand_one_byte_writes")
+LESS = LEAST + tuple(f"contract/test_{what}.py" for what in (
+    "addresses", "fork", "fork_busy", "privileged", "rings", "setup_races",
+    "threads")) + ("contract/test_events.py::test_hundred_thousand_one_byte_writes",)
 
 # Guests boot slowly beside too much: so they come when others are over.
 SESSIONS = (

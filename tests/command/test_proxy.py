@@ -6,87 +6,19 @@ import os
 import pathlib
 import struct
 import subprocess
-import sys
-import threading
 import time
 
 import pytest
 
 import vchan
+from command.conftest import LATE, clean_environment, loopback_in, python
 
 TOOL = vchan.ROOT / "build" / "vchan-vsock"
-# A guest inside of an emulated machine is slow to start programs.
-LATE = 120
 
 pytestmark = pytest.mark.deadline(300)
 
 
 # --- proxies ------------------------------------------------------------------
-
-def clean_environment():
-    """Real domains; this machine is the host, whatever else it may be."""
-    return {**{name: value for name, value in os.environ.items()
-               if not name.startswith("VCHAN_")}, "VCHAN_DOMAIN": "0"}
-
-
-class Lines(threading.Thread):
-    """What a program of this machine says, as the lab has it for a guest's."""
-
-    def __init__(self, stream):
-        super().__init__(daemon=True)
-        self.stream = stream
-        self.lines = []
-        self.changed = threading.Condition()
-        self.start()
-
-    def run(self):
-        for line in self.stream:
-            with self.changed:
-                self.lines.append(line)
-                self.changed.notify_all()
-
-    def readline(self, timeout=LATE):
-        with self.changed:
-            assert self.changed.wait_for(lambda: self.lines, timeout), "it says nothing"
-            return self.lines.pop(0)
-
-
-@pytest.fixture
-def on_host():
-    """on_host(argv): a program here; .said.readline() is what it says, of both streams."""
-    started = []
-
-    def start(argv, **options):
-        process = subprocess.Popen(list(map(str, argv)), stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, env=clean_environment(),
-                                   **options)
-        started.append(process)
-        process.said = Lines(process.stdout)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait(LATE)
-        process.said.join(LATE)
-        process.stdout.close()
-
-
-@pytest.fixture
-def there(guest):
-    """there(argv): the same in the guest."""
-    started = []
-
-    def start(argv, env=()):
-        process = guest.popen(list(map(str, argv)), env=dict(env))
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait(LATE)
-
 
 def listening_at(readline):
     line = readline(timeout=LATE).decode().strip()
@@ -210,15 +142,6 @@ with concurrent.futures.ThreadPoolExecutor(20) as pool:
         assert got == hashlib.sha256(random.Random("/%d" % i).randbytes(300000)).digest(), i
 print("20 replies are right")
 """
-
-
-def python(source, *arguments):
-    return [sys.executable, "-B", "-c", source, *arguments]
-
-
-def loopback_in(guest):
-    """127.0.0.1 wants an interface."""
-    guest.run(["ip", "link", "set", "lo", "up"], timeout=LATE)
 
 
 def test_a_guest_fetches_from_a_service_of_the_host(guest, port, on_host, there):

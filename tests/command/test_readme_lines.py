@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""README's lines for a host and its guests, as printed: their CIDs are README's, too."""
+import json
+import re
+import subprocess
+import time
+
+import pytest
+
+import labkit
+import vchan
+from command.conftest import LATE, clean_environment, loopback_in, python
+from command.test_proxy import WIDTH, changes, screenshot, until_screenshot
+
+README = (vchan.ROOT / "README.md").read_text()
+LINES = re.findall(r"^    (host|guest)\$ +(\S.*)$", README, re.M)
+RELAY = re.search(r"^    (echo 'allow.*) +#.*\n    (.*--check.*)\n    (vchan-vsock relay .*) +#",
+                  README, re.M).groups()
+PATH = f"PATH={vchan.ROOT / 'build'}:$PATH; "
+# What the host's web server has to say.
+PAGE = b"as printed"
+SERVICE = f"""
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write({PAGE!r})
+    def log_message(self, *_):
+        pass
+http.server.HTTPServer(("127.0.0.1", 80), Handler).serve_forever()
+"""
+
+pytestmark = pytest.mark.deadline(400)
+
+
+def lines(word):
+    """[(where, line), ...] of those that have the word."""
+    found = [(where, line) for where, line in LINES if word in line]
+    assert found
+    return found
+
+
+@pytest.fixture(scope="module")
+def machines():
+    """README's guests, 42 and 43."""
+    found = [labkit.Guest(cid=cid).start() for cid in (42, 43)]
+    yield found
+    for guest in found:
+        guest.kill()
+
+
+@pytest.fixture
+def typed(machines, on_host):
+    """typed(where, line): a line of README's, typed into a shell there and running."""
+    started = []
+
+    def type_in(where, line, guest=machines[0]):
+        words = ["sh", "-c", PATH + "exec env " + line]  # it may begin with a variable
+        if where == "host":
+            return on_host(words)
+        process = guest.popen(["env", "-u", "VCHAN_VSOCK_LOOPBACK", *words])
+        started.append(process)
+        return process
+
+    yield type_in
+    for process in started:
+        process.kill()
+        process.wait(LATE)
+
+
+def await_socket(guest, name):
+    end = time.monotonic() + LATE
+    while guest.run(["test", "-S", name], timeout=LATE).returncode:
+        assert time.monotonic() < end, f"no {name}"
+
+
+def test_windows_of_the_guest_are_on_the_hosts_display(machines, typed, on_host):
+    guest = machines[0]
+    guest.run(["mkdir", "-p", "/tmp/.X11-unix"], timeout=LATE)
+    server = on_host(["Xvfb", ":0", "-displayfd", "1", "-nolisten", "tcp", "-ac", "-noreset",
+                      "-screen", "0", f"{WIDTH}x480x24"])
+    while not server.said.readline().strip().isdigit():
+        pass
+    before = screenshot(0)
+    for where, line in lines("X11"):
+        typed(where, line)
+    await_socket(guest, "/tmp/.X11-unix/X0")
+    (where, line), = lines("xeyes")
+    typed(where, line)
+    until_screenshot(0, lambda now: len(list(changes(before, now))) > 1000)
+
+
+def test_a_web_server_of_the_guest_is_on_the_hosts_port(machines, typed):
+    guest = machines[0]
+    loopback_in(guest)
+    service = guest.popen(python(SERVICE))
+    for where, line in lines("tcp:"):
+        typed(where, line)
+    fetch = ("import sys, urllib.request\n"
+             "sys.stdout.write(urllib.request.urlopen('http://localhost:8080/').read().decode())")
+    end = time.monotonic() + LATE
+    while True:
+        done = subprocess.run(python(fetch), capture_output=True, timeout=LATE,
+                              env=clean_environment(), check=False)
+        if done.stdout == PAGE:
+            break
+        assert time.monotonic() < end, done.stderr
+    service.kill()
+
+
+def test_bench_measures(typed):
+    (serving, serve), (driving, drive) = lines("bench")
+    typed(serving, serve)
+    driver = typed(driving, drive + " --seconds 1 --json")
+    assert driver.wait(LATE) == 0, driver.stderr.read_available()
+    assert len(json.loads(driver.stdout.read_available())["cases"]) == 20
+
+
+def test_relay_lets_one_guest_reach_the_other(machines, typed, on_host, tmp_path):
+    made = on_host(["sh", "-c", PATH + " && ".join(RELAY[:2])], cwd=tmp_path)
+    assert made.wait(LATE) == 0
+    on_host(["sh", "-c", PATH + "exec " + RELAY[2]], cwd=tmp_path)
+    source, target = machines
+    server = typed("guest", "vchan-vsock listen --exec 'echo Hello' 42 512", target)
+    client = typed("guest", "vchan-vsock connect --recv-only 43 512", source)
+    assert client.wait(LATE) == 0, client.stderr.read_available()
+    assert client.stdout.read_available() == b"Hello\n"
+    assert server.wait(LATE) == 0
+    denied = typed("guest", "vchan-vsock connect --recv-only 43 513", source)
+    assert denied.wait(LATE) == 1
