@@ -77,6 +77,7 @@ echo changed >"$1"
 echo result >"$LAB_OUT/result"
 cat /proc/sys/kernel/hostname "$1" >"$LAB_OUT/inside"
 ls /dev/vsock /dev/vhost-vsock /dev/kvm /sys/class/net/lo >/dev/null || exit 1
+readlink /proc/[0-9]*/fd/* >"$LAB_OUT/open"
 head -c {BYTES} /dev/urandom | tee "$LAB_OUT/bytes"
 exit 43
 """
@@ -102,6 +103,11 @@ def test_output_is_intact(shown):
     assert len(expected) == BYTES
     assert hashlib.sha256(done.stdout).digest() == \
         hashlib.sha256(expected).digest()
+
+
+def test_a_guest_that_never_runs_is_kept(shown):
+    """agent.py, hold_kvm: processor 0 of it."""
+    assert "anon_inode:kvm-vcpu:0\n" in (shown[2] / "open").read_text()
 
 
 def test_library_variables_go_in_and_others_do_not(shown):
