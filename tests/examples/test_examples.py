@@ -26,39 +26,9 @@ STRICT = ("-O2 -Wall -Wextra -Werror -Wshadow -Wconversion -Wstrict-prototypes "
 DATA = random.Random(8).randbytes(300_000)
 PORTS = itertools.count(600)
 
-# Not the caller's business, or the caller's in another sense.
-STRAY = ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDLIBS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS",
-         "DESTDIR", "PREFIX", "LD_PRELOAD", "LD_LIBRARY_PATH")
 
-
-def clean(**variables):
-    kept = {name: value for name, value in os.environ.items()
-            if name not in STRAY and not name.startswith(("VCHAN_", "PKG_CONFIG"))}
-    return {**kept, "LC_ALL": "C", **variables}
-
-
-def run(*argv, cwd=tooling.ROOT, **variables):
-    argv = [str(word) for word in argv]
-    done = subprocess.run(argv, cwd=cwd, env=clean(**variables), text=True, timeout=200,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, errors="replace")
-    if done.returncode:
-        pytest.fail(f"{' '.join(argv)}: exit status {done.returncode}\n{done.stdout}",
-                    pytrace=False)
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def prefix(tmp_path_factory):
-    """Where the library is installed."""
-    prefix = tmp_path_factory.mktemp("prefix")
-    run("make", "-s", "install", f"PREFIX={prefix}")
-    run("make", "-s", "build/fake/vsock.so")
-    return prefix
-
-
-@pytest.fixture(scope="module")
-def compiled(prefix, tmp_path_factory):
+@pytest.fixture(scope="session")
+def compiled(prefix, run, tmp_path_factory):
     """compiled(flavour, compiler): the directory of the programs."""
     ready = {}
 
@@ -74,7 +44,7 @@ def compiled(prefix, tmp_path_factory):
 
 
 @pytest.fixture(params=FLAVOURS)
-def start(request, compiled, prefix):
+def start(request, compiled, prefix, clean):
     """start(domain, program, words...): a Popen with pipes, ended with the test."""
     programs, port = compiled(request.param), next(PORTS)
     started = []
