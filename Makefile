@@ -220,8 +220,8 @@ fault-programs: $(LIVES)
 # build.  A stamp means that the tool had nothing to say about that file.  clang-tidy
 # knows printf and its like, but not what fortifying makes of them.
 LIBRARY_C := $(SOURCES)
-PROGRAMS_C := $(sort $(wildcard bench/*.c demo/*.c tools/*.c tests/*/*.c))
-HEADERS := $(sort $(wildcard libvchan.h vchan/*.h bench/*.h tools/*.h tests/*/*.h))
+PROGRAMS_C := $(sort $(wildcard bench/*.c demo/*.c examples/*.c tools/*.c tests/*/*.c))
+HEADERS := $(sort $(wildcard libvchan.h vchan/*.h bench/*.h examples/*.h tools/*.h tests/*/*.h))
 LINT := $(BUILD)/lint
 TIDY_RULES := .clang-tidy tests/.clang-tidy
 

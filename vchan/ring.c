@@ -65,6 +65,11 @@ int ring_init(struct ring *r, size_t min)
 		errno = EINVAL;
 		return -1;
 	}
+	/* A 32-bit machine has no addresses for twice the largest. */
+	if (size > (SIZE_MAX - before()) / 2) {
+		errno = ENOMEM;
+		return -1;
+	}
 	base = mmap(NULL, before() + 2 * size, PROT_READ | PROT_WRITE,
 		    MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (base == MAP_FAILED)

@@ -23,7 +23,7 @@ def project_files():
                           and not (here == ROOT and re.match(r"build(-|$)", name))]
         for name in names:
             # A name that looks as if somebody is just writing the file; pictures.
-            if not re.search(r"(~|\.sw.|\.tmp|\.pyc|\.png)$", name):
+            if name not in NOT_OURS and not re.search(r"(~|\.sw.|\.tmp|\.pyc|\.png)$", name):
                 yield here / name
 
 
@@ -104,6 +104,25 @@ def test_readme_tells_of_every_variable_and_of_no_other():
     in_code = set(re.findall(r'"(VCHAN_[A-Z_]+)"', text_of("vchan/config.c")))
     in_table = set(re.findall(r"^\| `(VCHAN_\w+)`", text_of("README.md"), re.M))
     assert in_code == in_table != set()
+
+
+def test_architecture_names_places_that_are_there():
+    page = text_of("docs/architecture.md")
+    named = re.findall(r"`((?:vchan|tools|tests|examples|demo|bench)/[\w./]*)`", page)
+    linked = [f"docs/{name}" for name in re.findall(r"\]\(([^)#]+)\)", page)]
+    drawn = [f"vchan/{word}" for line in re.findall(r'class="file"[^>]*>([^<]+)<',
+                                                    text_of("docs/architecture.svg"))
+             for word in line.split() if word.endswith(".c")]
+    assert len(named) > 20 and len(linked) > 4 and len(drawn) > 6
+    assert not [name for name in named + linked + drawn if not (ROOT / name).exists()]
+
+
+def test_architecture_leaves_out_no_file_of_the_library():
+    """Or says nothing of it on purpose: what only helps others."""
+    page = text_of("docs/architecture.md") + text_of("docs/architecture.svg")
+    helpers = {"driver.c", "handle.c", "log.c", "relay.c", "setup.c"}
+    sources = {path.name for path in (ROOT / "vchan").glob("*.c")}
+    assert {name for name in sources if name not in page} <= helpers <= sources
 
 
 def test_each_mutant_changes_one_place_of_the_library():

@@ -21,7 +21,7 @@ TIDY_RULES = (".clang-tidy", "tests/.clang-tidy")
 TOOLS = {"tidy": ("clang-tidy", "clang-tidy"), "cppcheck": ("cppcheck", "cppcheck"),
          "analyze": ("gcc", "gcc")}
 SOURCES = sorted(str(path.relative_to(ROOT))
-                 for where in (".", "vchan", "bench", "demo", "tools", "tests/*")
+                 for where in (".", "vchan", "bench", "demo", "examples", "tools", "tests/*")
                  for path in ROOT.glob(f"{where}/*.[ch]"))
 
 

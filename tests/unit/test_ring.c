@@ -116,6 +116,28 @@ static void over_1_gib_is_einval(void **state)
 	ring_free(&r);
 }
 
+/* The framed wire's memory for the largest ring; twice that, where addresses have 32
+ * bits, is 0. */
+static void largest_memory_is_made_or_there_are_no_addresses_for_it(void **state)
+{
+	struct ring r;
+	int result;
+
+	(void)state;
+	errno = 0;
+	result = ring_init(&r, 2 * RING_MAX);
+	if (sizeof(size_t) < sizeof(uint64_t)) {
+		assert_int_equal(result, -1);
+		assert_int_equal(errno, ENOMEM);
+		assert_null(r.base);
+	} else {
+		assert_int_equal(result, 0);
+		r.base[4 * RING_MAX - 1] = 7;
+		assert_int_equal(r.base[2 * RING_MAX - 1], 7);
+	}
+	ring_free(&r);
+}
+
 static void memory_is_mapped_twice_in_a_row(void **state)
 {
 	struct ring *r = *state;
@@ -350,6 +372,7 @@ static const struct CMUnitTest tests[] = {
 	RING_TEST(new_ring_is_empty),
 	RING_TEST(ring_of_1_gib_is_made),
 	RING_TEST(over_1_gib_is_einval),
+	RING_TEST(largest_memory_is_made_or_there_are_no_addresses_for_it),
 	RING_TEST(memory_is_mapped_twice_in_a_row),
 	RING_TEST(full_ring_is_one_piece_wherever_it_starts),
 	RING_TEST(empty_ring_starts_again_at_its_first_byte),
