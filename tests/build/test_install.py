@@ -100,11 +100,10 @@ def test_mandir_is_obeyed(install, make, built, root, tmp_path):
 @pytest.mark.parametrize("name", ["man3/libvchan_write.3", "man1/vchan-vsock-list.1"])
 def test_page_of_another_name_leads_to_the_whole_one(name, stage, run):
     top = stage / "usr/local/share/man"
-    target = top / re.fullmatch(r"\.so (\S+)\n", (top / name).read_text()).group(1)
-    assert target.is_file()
-    assert pathlib.Path(name).stem.rpartition("-")[2] in target.read_text()
+    target = re.fullmatch(r"\.so (\S+)\n", (top / name).read_text()).group(1)
+    assert pathlib.Path(name).stem.rpartition("-")[2] in (top / target).read_text()
     if shutil.which("mandoc"):
-        assert run("mandoc", top / name).stdout == run("mandoc", target).stdout
+        assert run("mandoc", name, cwd=top).stdout == run("mandoc", target, cwd=top).stdout
 
 
 def test_relative_destdir_is_taken_from_the_tree(install, root, tmp_path):
