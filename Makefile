@@ -11,6 +11,7 @@ LIBDIR     ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 BINDIR     ?= $(PREFIX)/bin
 DATADIR    ?= $(PREFIX)/share
+MANDIR     ?= $(DATADIR)/man
 UNITDIR    ?= $(PREFIX)/lib/systemd/system
 SYSCONFDIR ?= $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
 WERROR     ?= -Werror
@@ -102,7 +103,7 @@ help:
 	@echo 'make             the library, shared and static, and the command, in $(BUILD)/'
 	@echo 'make lib         without the command'
 	@echo 'make install     into DESTDIR, PREFIX, LIBDIR, INCLUDEDIR, BINDIR, ...;'
-	@echo '                 DATADIR, UNITDIR, SYSCONFDIR; VCHAN_DEFAULT=no leaves vchan.pc out'
+	@echo '                 DATADIR, MANDIR, UNITDIR, SYSCONFDIR; VCHAN_DEFAULT=no leaves vchan.pc out'
 	@echo 'make uninstall   take it away again'
 	@echo 'make demo        a real guest and its host talk; see the README'
 	@echo 'make check       all tests, like ./run-tests'
@@ -309,6 +310,17 @@ TO_POLICY  = $(call quote,$(DESTDIR)$(SYSCONFDIR)/$(NAME))
 UNIT      := $(NAME)-relay.service
 TO_INCLUDE = $(call quote,$(DESTDIR)$(INCLUDEDIR)/$(NAME))
 
+# The manual.  A call, and a command that has no page of its own, is found by its name,
+# too: NAME=PAGE.  The section is what a name ends in.
+PAGES    := $(sort $(wildcard man/*.[1-8]))
+CALLS    := $(shell sed -n 's/^\t\(libvchan_[a-z_]*\);/\1/p' $(MAP))
+COMMANDS := listen connect addr list
+ALIASES  := $(CALLS:%=%.3=libvchan.3) $(COMMANDS:%=$(NAME)-%.1=$(NAME).1)
+MANUAL   := $(notdir $(PAGES)) $(foreach a,$(ALIASES),$(firstword $(subst =, ,$(a))))
+section   = man$(patsubst .%,%,$(suffix $(1)))
+TO_MAN    = $(call quote,$(DESTDIR)$(MANDIR))
+TO_SECTIONS = $(foreach s,$(sort $(foreach p,$(MANUAL),$(call section,$(p)))),$(TO_MAN)/$(s))
+
 # A path in a .pc file has its special characters escaped, and those of sed
 # once more, since sed puts it there.
 pc_path = $$(printf '%s' $(call quote,$(1)) | \
@@ -354,6 +366,12 @@ install: all
 		$(INSTALL) -m 644 tools/relay.policy $(TO_POLICY)/relay.policy; fi
 	$(quiet)$(INSTALL) -m 644 libvchan.h $(TO_INCLUDE)/libvchan.h
 	$(foreach f,$(FLAVOURS),$(call INSTALL_FLAVOUR,$(f)))
+	$(quiet)$(INSTALL) -d $(TO_SECTIONS)
+	$(quiet)for page in $(PAGES); do \
+		$(INSTALL) -m 644 $$page $(TO_MAN)/man$${page##*.}/$${page##*/} || exit; done
+	$(quiet)for alias in $(ALIASES); do page=$${alias#*=} name=$${alias%%=*}; \
+		echo ".so man$${page##*.}/$$page" > $(TO_MAN)/man$${name##*.}/$$name && \
+		chmod 644 $(TO_MAN)/man$${name##*.}/$$name || exit; done
 ifneq ($(VCHAN_DEFAULT),no)
 	$(quiet)if $(OUR_DEFAULT) || ! { test -e $(TO_PC)/vchan.pc || test -L $(TO_PC)/vchan.pc; }; then \
 		$(FILL_PC) vchan.pc.in > $(TO_PC)/vchan.pc && \
@@ -366,6 +384,7 @@ endif
 uninstall:
 	$(quiet)if $(OUR_DEFAULT); then rm -f $(TO_PC)/vchan.pc; fi
 	$(foreach f,$(FLAVOURS),$(call UNINSTALL_FLAVOUR,$(f)))
+	$(quiet)rm -f $(foreach p,$(MANUAL),$(TO_MAN)/$(call section,$(p))/$(p))
 	$(quiet)rm -f $(TO_INCLUDE)/libvchan.h $(TO_BIN)/$(NAME) $(TO_COMPLETE)/$(NAME) \
 		$(TO_UNIT)/$(UNIT)
 	$(quiet)if cmp -s tools/relay.policy $(TO_POLICY)/relay.policy; then \

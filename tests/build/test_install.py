@@ -2,6 +2,8 @@
 """make install and uninstall, and programs that use what they installed."""
 import os
 import pathlib
+import re
+import shutil
 
 import pytest
 
@@ -11,9 +13,21 @@ CLIENT = pathlib.Path(__file__).with_name("client.c")
 FOREIGN = "Name: vchan\nDescription: another one\nVersion: 4\nLibs: -lvchan-other\n"
 
 
+# Names by which a page is found that is not called so.
+COMMANDS = ("listen", "connect", "addr", "list")
+
+
 def files(top):
     return {str(path.relative_to(top)) for path in top.rglob("*")
             if path.is_symlink() or not path.is_dir()}
+
+
+def manual(root):
+    """All that man finds: our pages, and one for each call and command besides."""
+    names = {path.name for path in (root / "man").iterdir()}
+    calls = re.findall(r"\b(libvchan_\w+)\(", (root / "libvchan.h").read_text())
+    names |= {f"{call}.3" for call in calls} | {f"vchan-vsock-{word}.1" for word in COMMANDS}
+    return {f"man{name[-1]}/{name}" for name in names}
 
 
 def expected(root, libdir="usr/local/lib", includedir="usr/local/include", prefix="usr/local",
@@ -26,6 +40,7 @@ def expected(root, libdir="usr/local/lib", includedir="usr/local/include", prefi
             f"{top}lib/systemd/system/vchan-vsock-relay.service",
             f"{sysconfdir or top + 'etc'}/vchan-vsock/relay.policy",
             f"{libdir}/pkgconfig/vchan.pc",
+            *(f"{top}share/man/{name}" for name in manual(root)),
             *(f"{libdir}/{name}" for flavour in FLAVOURS for name in (
                 f"lib{flavour}.a", f"lib{flavour}.so", f"lib{flavour}.so.1",
                 f"lib{flavour}.so.1.{version}", f"pkgconfig/{flavour}.pc"))}
@@ -72,6 +87,23 @@ def test_prefix_libdir_and_includedir_are_obeyed(install, pkg_config, root, tmp_
         f"-I{tmp_path}/opt/inc/vchan-vsock"
     assert pkg_config("--libs", "vchan-vsock", **ask) == \
         f"-L{tmp_path}/usr/lib/some-arch -lvchan-vsock"
+
+
+def test_mandir_is_obeyed(install, make, built, root, tmp_path):
+    install(tmp_path, "MANDIR=/opt/it's man")
+    assert {name for name in files(tmp_path) if name.startswith("opt/")} == \
+        {f"opt/it's man/{name}" for name in manual(root)}
+    make("uninstall", f"BUILD={built}", f"DESTDIR={tmp_path}", "MANDIR=/opt/it's man")
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["man3/libvchan_write.3", "man1/vchan-vsock-list.1"])
+def test_page_of_another_name_leads_to_the_whole_one(name, stage, run):
+    top = stage / "usr/local/share/man"
+    target = re.fullmatch(r"\.so (\S+)\n", (top / name).read_text()).group(1)
+    assert pathlib.Path(name).stem.rpartition("-")[2] in (top / target).read_text()
+    if shutil.which("mandoc"):
+        assert run("mandoc", name, cwd=top).stdout == run("mandoc", target, cwd=top).stdout
 
 
 def test_relative_destdir_is_taken_from_the_tree(install, root, tmp_path):
