@@ -409,11 +409,16 @@ def run_session(session, words, total, out):
     take_stock(session, status, total, out)
 
 
+# Seconds of silence for each minute that a session may take.
+PATIENCE = 12
+
+
 @dataclasses.dataclass
 class Running:
     """A session that runs beside others."""
     session: Session
     process: subprocess.Popen
+    log: pathlib.Path
     started: float
 
     @classmethod
@@ -421,13 +426,19 @@ class Running:
         print(f"{session.name}: begun", flush=True)
         with open(out / "log", "wb") as log:
             process = begin(command(session, words, out), stdout=log, stderr=subprocess.STDOUT)
-        return cls(session, process, time.monotonic())
+        return cls(session, process, out / "log", time.monotonic())
 
     def seconds(self):
         return time.monotonic() - self.started
 
     def is_over(self):
-        return self.process.poll() is not None or self.seconds() > seconds_of(self.session)
+        return (self.process.poll() is not None or self.has_stopped() or
+                self.seconds() > seconds_of(self.session))
+
+    def has_stopped(self):
+        """A machine whose processors do no more than turn: it has long said nothing."""
+        silence = time.time() - self.log.stat().st_mtime
+        return self.session.lab and silence > self.session.minutes * PATIENCE
 
 
 def places():
@@ -476,8 +487,9 @@ def run_beside(jobs, total):
         take_stock(session, *settled(session, words, statuses[session.name], total, out))
 
 
-# Emulated machines are lost, now and then, with all that they had to tell.
-MACHINES = 3
+# Emulated machines are lost, now and then, with all that they had to tell; those with
+# several guests, which QEMU 7.2 emulates least well, every ten minutes.
+MACHINES = 6
 
 
 def settled(session, words, status, total, out):

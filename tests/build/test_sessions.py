@@ -176,6 +176,20 @@ exit 71
     assert "1 passed, 1 deselected" in output
 
 
+def test_lab_that_says_nothing_more_is_given_up(run_tests, tmp_path, monkeypatch):
+    monkeypatch.setattr(sessions, "PATIENCE", 1)
+    fake_lab(tmp_path, monkeypatch, f"""
+while [ "$1" != -- ]; do shift; done
+shift
+[ -e {tmp_path}/hung ] && exec "$@"
+touch {tmp_path}/hung
+exec sleep 1000
+""")
+    status, output, last = run_tests("good", lab=True, beside=True)
+    assert (status, last) == (0, "2 passed, 0 failed, 0 skipped")
+    assert "after 0 tests that passed: no report" in output
+
+
 def test_lab_that_is_lost_again_and_again_is_a_failure(run_tests, tmp_path, monkeypatch):
     fake_lab(tmp_path, monkeypatch, f"echo >>{tmp_path}/machines; exit 70\n")
     status, _, last = run_tests("good", lab=True, beside=True)
