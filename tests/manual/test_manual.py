@@ -25,6 +25,8 @@ COMMANDS = {
     "list": ("vchan-vsock.1", {"list"}),
     "proxy": ("vchan-vsock-proxy.1", None),
     "relay": ("vchan-vsock-relay.8", None),
+    "addr": ("vchan-vsock.1", {"addr"}),
+    "list": ("vchan-vsock.1", {"list"}),
     "doctor": ("vchan-vsock-doctor.1", None),
     "bench": ("vchan-vsock-bench.1", None),
 }
