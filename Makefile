@@ -102,8 +102,8 @@ lib: $(LIBRARIES)
 help:
 	@echo 'make             the library, shared and static, and the command, in $(BUILD)/'
 	@echo 'make lib         without the command'
-	@echo 'make install     into DESTDIR, PREFIX, LIBDIR, INCLUDEDIR, BINDIR, ...;'
-	@echo '                 DATADIR, MANDIR, UNITDIR, SYSCONFDIR; VCHAN_DEFAULT=no leaves vchan.pc out'
+	@echo 'make install     into DESTDIR, PREFIX, LIBDIR, INCLUDEDIR, BINDIR, MANDIR, ...;'
+	@echo '                 DATADIR, UNITDIR, SYSCONFDIR; VCHAN_DEFAULT=no leaves vchan.pc out'
 	@echo 'make uninstall   take it away again'
 	@echo 'make demo        a real guest and its host talk; see the README'
 	@echo 'make check       all tests, like ./run-tests'

@@ -21,10 +21,10 @@ TOOLS = {path.name: path.read_text() for path in sorted((ROOT / "tools").glob("*
 COMMANDS = {
     "listen": ("vchan-vsock.1", {"listen", "Options of listen and connect"}),
     "connect": ("vchan-vsock.1", {"connect", "Options of listen and connect"}),
-    "addr": ("vchan-vsock.1", {"addr"}),
-    "list": ("vchan-vsock.1", {"list"}),
     "proxy": ("vchan-vsock-proxy.1", None),
     "relay": ("vchan-vsock-relay.8", None),
+    "addr": ("vchan-vsock.1", {"addr"}),
+    "list": ("vchan-vsock.1", {"list"}),
     "doctor": ("vchan-vsock-doctor.1", None),
     "bench": ("vchan-vsock-bench.1", None),
 }
