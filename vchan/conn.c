@@ -31,8 +31,6 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#include <linux/vm_sockets.h>
-
 #include "address.h"
 #include "clock.h"
 #include "driver.h"

@@ -4,8 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include <linux/vm_sockets.h>
-
 #include "address.h"
 #include "clock.h"
 #include "conn.h"

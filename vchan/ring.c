@@ -61,13 +61,9 @@ int ring_init(struct ring *r, size_t min)
 	char *base;
 
 	memset(r, 0, sizeof *r);
-	if (size == 0) {
-		errno = EINVAL;
-		return -1;
-	}
 	/* A 32-bit machine has no addresses for twice the largest. */
-	if (size > (SIZE_MAX - before()) / 2) {
-		errno = ENOMEM;
+	if (size == 0 || size > (SIZE_MAX - before()) / 2) {
+		errno = size == 0 ? EINVAL : ENOMEM;
 		return -1;
 	}
 	base = mmap(NULL, before() + 2 * size, PROT_READ | PROT_WRITE,

@@ -5,6 +5,8 @@
 #ifndef VCHAN_SETUP_PARTS_H
 #define VCHAN_SETUP_PARTS_H
 
+#include <sys/socket.h>
+
 #include <linux/vm_sockets.h>
 
 #include "address.h"

@@ -13,7 +13,6 @@
  * byte that says that all have arrived.  It prints how many nanoseconds it took.
  */
 #define _GNU_SOURCE
-#include <linux/vm_sockets.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +20,8 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#include <linux/vm_sockets.h>
 
 #include "libvchan.h"
 

@@ -71,7 +71,7 @@ static void size_is_the_next_power_of_two_and_a_page_at_least(void **state)
 		{ RING_MAX / 2 + 1, RING_MAX },
 		{ RING_MAX, RING_MAX },
 		{ 2 * RING_MAX + 1, 0 },
-		{ (size_t)1 << 40, 0 },
+		{ SIZE_MAX / 4 * 3, 0 },
 		{ SIZE_MAX, 0 },
 	};
 
