@@ -218,6 +218,15 @@ def test_sanitizer_runs_against_its_own_build():
     assert sessions.Session("x", (), 1).build == "build"
 
 
+def test_tests_that_are_left_out_exist():
+    for session in sessions.SESSIONS:
+        for name in session.without + session.spared:
+            path, _, test = name.partition("::")
+            text = (sessions.TESTS / path).read_text()
+            assert f"def {test.partition('[')[0]}" in text, name
+            assert path.split("/")[0] in session.suites, name
+
+
 def test_every_suite_is_in_exactly_one_ordinary_session():
     planned = [suite for session in sessions.SESSIONS
                if not session.sanitize and not session.flavour and not session.kernel

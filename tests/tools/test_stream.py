@@ -377,8 +377,11 @@ while piece := peer.recv(65536):
     sys.stdout.buffer.write(piece)
 """, address.vsock_port)
     assert server.stdout.read(8) == b"question"
+    told = tooling.Reader(peer.stdout)  # what is on its way does not hold all of it
     feed(server, DATA)
-    assert ended(peer) == (DATA, "")
+    assert peer.wait(tooling.LATE) == 0
+    told.join(tooling.LATE)
+    assert told.data == DATA
     assert ended(server) == (b"", "")
 
 
