@@ -105,6 +105,9 @@ help:
 	@echo 'make install     into DESTDIR, PREFIX, LIBDIR, INCLUDEDIR, BINDIR, MANDIR, ...;'
 	@echo '                 DATADIR, UNITDIR, SYSCONFDIR; VCHAN_DEFAULT=no leaves vchan.pc out'
 	@echo 'make uninstall   take it away again'
+	@echo 'make dist        the source as an archive, $(ARCHIVE)'
+	@echo 'make deb         Debian packages, in $(BUILD)/deb/; DEBFLAGS for dpkg-buildpackage'
+	@echo 'make rpm         RPM packages, in $(BUILD)/rpm/; RPMFLAGS for rpmbuild'
 	@echo 'make demo        a real guest and its host talk; see the README'
 	@echo 'make check       all tests, like ./run-tests'
 	@echo 'make bench       what the API costs over a plain socket; see bench/run'
@@ -391,6 +394,37 @@ uninstall:
 		rm -f $(TO_POLICY)/relay.policy; fi
 	$(quiet)if test -d $(TO_POLICY); then rmdir --ignore-fail-on-non-empty $(TO_POLICY); fi
 	$(quiet)if test -d $(TO_INCLUDE); then rmdir $(TO_INCLUDE); fi
+
+# What is released: the files that git knows, as they are here.  The same files make the
+# same archive, byte for byte, whatever the directory and the umask.
+DIST    := $(NAME)-$(VERSION)
+ARCHIVE := $(BUILD)/$(DIST).tar.gz
+EPOCH    = $${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}
+
+dist:
+	$(quiet)mkdir -p $(BUILD)
+	$(quiet)git ls-files -z > $(BUILD)/dist.files
+	$(say) DIST $(ARCHIVE)
+	$(quiet)tar --create --file=$(ARCHIVE:.gz=) --null --files-from=$(BUILD)/dist.files \
+		--format=ustar --owner=0 --group=0 --numeric-owner --hard-dereference \
+		--mode=u=rwX,go=rX --mtime=@$(EPOCH) --transform='s,^,$(DIST)/,S'
+	$(quiet)gzip -9nf $(ARCHIVE:.gz=)
+
+# Packages are made from that archive, where nothing of this tree is in the way, and
+# nothing that was said to this make.
+ALONE := env $(foreach v,MAKEFLAGS MFLAGS MAKELEVEL BUILD DESTDIR PREFIX LIBDIR INCLUDEDIR \
+	BINDIR DATADIR MANDIR UNITDIR SYSCONFDIR SANITIZE V,-u $(v))
+
+deb: dist
+	$(quiet)rm -rf $(BUILD)/deb
+	$(quiet)mkdir $(BUILD)/deb
+	$(quiet)tar -C $(BUILD)/deb -xf $(ARCHIVE)
+	$(quiet)cd $(BUILD)/deb/$(DIST) && $(ALONE) dpkg-buildpackage -us -uc $(DEBFLAGS)
+
+rpm: dist
+	$(quiet)$(ALONE) rpmbuild -ta --define '_topdir $(abspath $(BUILD)/rpm)' $(RPMFLAGS) $(ARCHIVE)
+
+.PHONY: dist deb rpm
 
 demo:
 	$(quiet)./run-demo

@@ -10,8 +10,11 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LICENSE_LINE = "SPDX-License-Identifier: LGPL-2.1-or-later"
-# The licence's own text, and one bare number that tools read.
-NO_COMMENTS = {"LICENSE", "VERSION"}
+# The licence's own text, and what tools read that know no comments.
+NO_COMMENTS = {"LICENSE", "VERSION", "debian/changelog", "debian/source/format"}
+# Where the version must be said again, and the newest is found so.
+COPIES = {"CHANGELOG.md": r"^## (\d\S*)$", "debian/changelog": r"^vchan-vsock \((.*?)\)",
+          "rpm/vchan-vsock.spec": r"^Version: +(.*)$"}
 NOT_OURS = {".git", "__pycache__", ".pytest_cache"}
 
 
@@ -80,11 +83,17 @@ def test_file_with_an_interpreter_line_is_executable(name):
     assert os.access(FILES[name], os.X_OK)
 
 
-def test_version_is_a_number_and_stands_in_one_file():
+def test_version_is_a_number_and_stands_in_one_file_and_its_copies():
     version = text_of("VERSION").strip()
     assert re.fullmatch(r"\d+\.\d+\.\d+", version)
     literal = re.compile(rf"(?<![\d.]){re.escape(version)}(?![\d.])")
-    assert [name for name in FILES if literal.search(text_of(name))] == ["VERSION"]
+    assert {name for name in FILES if literal.search(text_of(name))} == {"VERSION", *COPIES}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copy_of_the_version_is_right(name):
+    newest = re.search(COPIES[name], text_of(name), re.M)
+    assert newest.group(1) == text_of("VERSION").strip()
 
 
 def test_no_file_names_a_path_of_the_machine_it_was_written_on():
