@@ -28,8 +28,9 @@ UNIT = ROOT / "lib/systemd/system/vchan-vsock-relay.service"
 USER = "_vchan-relay"
 NET_BIND_SERVICE = 1 << 10
 
+AUTO_UPDATE = "var/lib/man-db/auto-update"
 # What no boot survives, the package system's own, and former lists of users.
-KEPT = ("run/*", "var/lib/dpkg/*", "var/log/*", "var/cache/*", "etc/.pwd.lock",
+KEPT = (AUTO_UPDATE, "run/*", "var/lib/dpkg/*", "var/log/*", "var/cache/*", "etc/.pwd.lock",
         "etc/passwd*", "etc/group*", "etc/shadow*", "etc/gshadow*")
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                "HOME": "/root", "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
@@ -41,8 +42,14 @@ def inside(*argv, **variables):
             {"env": {**ENVIRONMENT, **variables}, "stdin": subprocess.DEVNULL})
 
 
+def forget_files():
+    """The lab keeps one open for each that this machine remembers, and may keep 20,000."""
+    pathlib.Path("/proc/sys/vm/drop_caches").write_text("2")
+
+
 def run(*argv, **variables):
     """Run it to its end: what it has said."""
+    forget_files()
     words, how = inside(*argv, **variables)
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           errors="replace", timeout=400, **how)
@@ -65,6 +72,8 @@ def make_root():
                    check=True)
     for name in ("dev", "proc", "sys"):
         subprocess.run(["mount", "--rbind", f"/{name}", ROOT / name], check=True)
+    # The index of all manual pages would be made anew each time.
+    (ROOT / AUTO_UPDATE).unlink(missing_ok=True)
 
 
 def is_whiteout(path):
