@@ -134,10 +134,10 @@ LESS = LEAST + tuple(f"contract/test_{what}.py" for what in (
 CALM = LEAST + tuple(f"contract/test_{what}.py" for what in (
     "addresses", "clients", "disconnected", "half_open", "misuse", "privileged", "read_recv",
     "rings", "setup_races", "write_send"))
-# Guests that come and go: the flavours differ in who notices, which the others show.
-MACHINES_ENOUGH = tuple(f"guest/test_machines.py::test_{what}" for what in (
-    "another_guest_is_refused", "death_of_one_guest", "the_same_port_serves",
-    "waiting_server_is_patient", "writer_blocked"))
+# Of the simple flavour: machines that come and go, and peers that mean harm.  Native suites
+# have harm for both flavours, and the flavour with a thread has all of it in the lab.
+HARM = ("guest/test_machines.py", "guest/test_machines_under_load.py", "kill/test_kill.py",
+        *(f"hostile/test_{what}.py" for what in ("flood", "peers", "port", "stalled")))
 
 # Guests boot slowly beside too much: so they come when others are over.
 SESSIONS = (
@@ -147,15 +147,15 @@ SESSIONS = (
     Session("lab, simple", ("simple", "kernel", "contract"), minutes=60, lab=True,
             flavour="simple", scale=0.02, beside=True, spared=LESS),
     Session("native", ("build", "unit", "model", "fuzz", "lint"), minutes=40, beside=True),
-    Session("release", ("package", "lab", "cross", "examples", "manual"), minutes=40,
-            beside=True),
     Session("lab, guests", ("guest", "hostile", "kill", "soak", "bench"), minutes=60,
             lab=True, scale=0.1, beside=True),
-    Session("lab, guests, simple", ("guest", "hostile", "kill"), minutes=60, lab=True,
-            flavour="simple", scale=0.05, beside=True,
-            spared=("guest/test_machines_under_load.py", *MACHINES_ENOUGH)),
     Session("lab, command", ("command", "relay"), minutes=60, lab=True, scale=0.1,
             beside=True),
+    Session("release", ("package", "lab", "cross", "examples", "manual"), minutes=40,
+            beside=True),
+    Session("lab, guests, simple", ("guest", "hostile", "kill"), minutes=60, lab=True,
+            flavour="simple", scale=0.05, beside=True,
+            spared=HARM),
     # Some of its versions count packets, and reset a connection of too many.
     Session("lab, Linux 6.12", ("stall", "kernel"), minutes=20, lab=True, kernel="6.12",
             beside=True, sleeps=True),
