@@ -176,6 +176,30 @@ exit 71
     assert "1 passed, 1 deselected" in output
 
 
+def test_lab_that_the_emulator_broke_goes_on_with_what_has_not_passed(run_tests, tmp_path,
+                                                                      monkeypatch):
+    """There is a report, of which nothing is worth anything but what has passed."""
+    (tmp_path / "bad" / "test_bad.py").write_text(f"""
+import pathlib
+def test_three():
+    assert pathlib.Path({str(tmp_path)!r}, "before").exists()
+def test_four(): pass
+""")
+    monkeypatch.setattr(sessions, "ROOT", tmp_path)
+    fake_lab(tmp_path, monkeypatch, f"""
+while [ "$1" != -- ]; do shift; done
+shift
+[ -e {tmp_path}/before ] && exec "$@"
+"$@"
+touch {tmp_path}/before
+exit 72
+""")
+    status, output, last = run_tests("bad", lab=True, beside=True)
+    assert (status, last) == (0, "2 passed, 0 failed, 0 skipped")
+    assert "after 1 tests that passed: the emulator broke" in output
+    assert "1 passed, 1 deselected" in output
+
+
 def test_lab_that_says_nothing_more_is_given_up(run_tests, tmp_path, monkeypatch):
     monkeypatch.setattr(sessions, "PATIENCE", 1)
     fake_lab(tmp_path, monkeypatch, f"""

@@ -143,6 +143,16 @@ def test_processor_that_a_guest_holds_is_no_trouble_of_ours(who, count):
     assert len(labkit.problems(log)) == count
 
 
+@pytest.mark.parametrize("program, is_it", [("qemu-system-x86", True), ("vchan-bench", False)])
+def test_what_an_emulated_processor_breaks_is_told_from_a_kernels_trouble(program, is_it):
+    log = f"""[  444.876419] BUG: TASK stack guard page was hit at 000000002f27041e
+[  444.879171] stack guard page: 0000 [#1] PREEMPT SMP NOPTI
+[  444.889839] CPU: 0 PID: 615 Comm: {program} Not tainted 6.1.0
+"""
+    assert labkit.is_broken_by_emulation(log) == is_it
+    assert labkit.problems(log)
+
+
 def test_machine_that_cannot_boot_fails_twice_and_says_so(tmp_path):
     # Too little memory for the kernel.
     done = lab("run", "--memory", "40M", "--out", tmp_path, "--", "true")

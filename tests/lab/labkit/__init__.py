@@ -5,7 +5,7 @@ from .capabilities import (Answer, can_run_directly, have_guests,
                            missing_things, nested_kvm)
 from .channel import Process, Stream
 from .errors import BootError, LabError, MachineGone
-from .klog import OwnLog, problems
+from .klog import OwnLog, is_broken_by_emulation, problems
 from .machine import Guest, Host, Machine, environment, started
 
 __all__ = [name for name in dir() if not name.startswith("_")]

@@ -46,6 +46,17 @@ def problems(text):
     return found
 
 
+# An emulated processor (QEMU 7.2) that is interrupted right behind a guest's code has the
+# guest's GS still: its handlers fault, one in the other, until the stack is used up.
+BROKEN_BY_EMULATION = re.compile(
+    r"stack guard page was hit.*\n(?:.*\n){0,4}?.*\bComm: qemu-system")
+
+
+def is_broken_by_emulation(text):
+    """Is the kernel's trouble none of its own, nor of what ran there?"""
+    return bool(BROKEN_BY_EMULATION.search(text))
+
+
 class OwnLog:
     """What this machine's kernel says from now on."""
 
