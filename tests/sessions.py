@@ -429,8 +429,9 @@ PATIENCE = 12
 class Running:
     """A session that runs beside others."""
     session: Session
+    words: list
+    out: pathlib.Path
     process: subprocess.Popen
-    log: pathlib.Path
     started: float
 
     @classmethod
@@ -438,7 +439,7 @@ class Running:
         print(f"{session.name}: begun", flush=True)
         with open(out / "log", "wb") as log:
             process = begin(command(session, words, out), stdout=log, stderr=subprocess.STDOUT)
-        return cls(session, process, out / "log", time.monotonic())
+        return cls(session, words, out, process, time.monotonic())
 
     def seconds(self):
         return time.monotonic() - self.started
@@ -449,7 +450,7 @@ class Running:
 
     def has_stopped(self):
         """A machine whose processors do no more than turn: it has long said nothing."""
-        silence = time.time() - self.log.stat().st_mtime
+        silence = time.time() - (self.out / "log").stat().st_mtime
         return self.session.lab and silence > self.session.minutes * PATIENCE
 
 
@@ -468,54 +469,64 @@ def next_of(waiting, running, most):
                 None)
 
 
-def run_all(jobs, total):
-    """(session, words, out) each: {session's name: its status}."""
-    waiting, running, statuses = list(jobs), [], {}
-    try:
-        while waiting or running:
-            while (job := next_of(waiting, running, places())) is not None:
-                waiting.remove(job)
-                running.append(Running.begin(*job))
-            for one in [one for one in running if one.is_over()]:
-                running.remove(one)
-                statuses[one.session.name] = one.process.poll()
-                end(one.process)
-                total.times.append((f"  of that: {one.session.name}", one.seconds()))
-                print(f"{one.session.name}: over after {one.seconds():.0f} s", flush=True)
-            time.sleep(0.1)
-    finally:
-        for one in running:
-            end(one.process)
-    return statuses
-
-
-def run_beside(jobs, total):
-    """Sessions at the same time: much of it is waiting.  (session, words, out) each."""
-    with total.stage("tests, at the same time: " + "; ".join(job[0].name for job in jobs)):
-        statuses = run_all(jobs, total)
-    for session, words, out in jobs:
-        print(f"\n=== what was said: {session.name}", flush=True)
-        print((out / "log").read_text(errors="replace"), flush=True)
-        take_stock(session, *settled(session, words, statuses[session.name], total, out))
-
-
 # Emulated machines are lost, now and then, with all that they had to tell; those with
 # several guests, which QEMU 7.2 emulates least well, every ten minutes.
 MACHINES = 6
 
 
-def settled(session, words, status, total, out):
-    """(status, total, where): with the last of the machines that it took."""
-    for _ in range(MACHINES - 1):
-        is_whole = (out / "report.xml").exists() and status != EMULATION_FAILED
-        if not session.lab or is_whole or status == NO_TESTS:
-            break
-        words = [*passed_before(session, status, total, out), *words]
-        out = out / "rest"
-        out.mkdir()
-        with total.stage(f"the rest: {session.name}"):
-            status = run_logged(command(session, words, out), seconds_of(session), out / "log")
-    return status, total, out
+def is_lost(one, status):
+    """Without a report that can be trusted."""
+    if not one.session.lab or status == NO_TESTS or one.seconds() > seconds_of(one.session):
+        return False
+    return status == EMULATION_FAILED or not (one.out / "report.xml").exists()
+
+
+def rest_of(one, status, total):
+    """The job that goes on where a machine was lost."""
+    words = [*passed_before(one.session, status, total, one.out), *one.words]
+    out = one.out / "rest"
+    out.mkdir()
+    return one.session, words, out
+
+
+def run_all(jobs, total):
+    """(session, words, out) each: {session's name: (status, out) of its last machine}."""
+    waiting, running, ends = list(jobs), [], {}
+    machines = collections.Counter()
+    try:
+        while waiting or running:
+            while (job := next_of(waiting, running, places())) is not None:
+                waiting.remove(job)
+                running.append(Running.begin(*job))
+                machines[job[0].name] += 1
+            for one in [one for one in running if one.is_over()]:
+                running.remove(one)
+                name, status = one.session.name, one.process.poll()
+                end(one.process)
+                total.times.append((f"  of that: {name}", one.seconds()))
+                print(f"{name}: over after {one.seconds():.0f} s", flush=True)
+                if is_lost(one, status) and machines[name] < MACHINES:
+                    waiting.insert(0, rest_of(one, status, total))
+                else:
+                    ends[name] = status, one.out
+            time.sleep(0.1)
+    finally:
+        for one in running:
+            end(one.process)
+    return ends
+
+
+def run_beside(jobs, total):
+    """Sessions at the same time: much of it is waiting.  (session, words, out) each."""
+    with total.stage("tests, at the same time: " + "; ".join(job[0].name for job in jobs)):
+        ends = run_all(jobs, total)
+    for session, _, out in jobs:
+        print(f"\n=== what was said: {session.name}", flush=True)
+        while (out / "log").exists():
+            print((out / "log").read_text(errors="replace"), flush=True)
+            out = out / "rest"
+        status, last = ends[session.name]
+        take_stock(session, status, total, last)
 
 
 # A line of pytest -v.
@@ -529,14 +540,6 @@ def passed_before(session, status, total, out):
     total.unsteady.append((session.name, f"after {len(passed)} tests that passed: " + (
         LAB_STATUS.get(status) or f"no report, status {status}")))
     return [f"--deselect={(ROOT / name).relative_to(TESTS)}" for name in passed]
-
-
-def run_logged(argv, seconds, log):
-    """Its status_of; what it says goes into the log first."""
-    with open(log, "wb") as file:
-        status = run(argv, seconds, stdout=file, stderr=subprocess.STDOUT)
-    print(log.read_text(errors="replace"), flush=True)
-    return status
 
 
 def take_stock(session, status, total, out):

@@ -310,13 +310,13 @@ def test_no_more_sessions_at_a_time_than_places(cpus, monkeypatch):
         lambda cls, session, words, out: log.append(session) or FakeRunning(session, log)))
     monkeypatch.setattr(sessions, "end", lambda process: None)
     statuses = sessions.run_all(jobs, sessions.Sum())
-    assert statuses == {job[0].name: 0 for job in jobs}
+    assert statuses == {job[0].name: (0, None) for job in jobs}
     assert max(FakeRunning.most) == cpus + 1
 
 
 class FakeRunning:
     """Over when it is looked at; counts those of its kind."""
-    living, most = 0, []
+    living, most, out = 0, [], None
 
     def __init__(self, session, log):
         self.session, self.process = session, FakeProcess()
