@@ -32,7 +32,7 @@ EMULATION_FAILED = 72  # the lab's
 NO_TESTS = 5  # pytest's exit status when it selected none
 LAB_STATUS = {70: "the kernel of the lab's machine complained (see above)",
               71: "no machine came up in the lab",
-              72: "the emulator broke the kernel of the lab's machine",
+              EMULATION_FAILED: "the emulator broke the kernel of the lab's machine",
               124: "time was over",
               125: "the lab failed"}
 # pytest's own: all passed, some failed.  After any other there is no trusting
@@ -156,8 +156,7 @@ SESSIONS = (
     Session("release", ("package", "lab", "cross", "examples", "manual"), minutes=40,
             beside=True),
     Session("lab, guests, simple", ("guest", "hostile", "kill"), minutes=60, lab=True,
-            flavour="simple", scale=0.05, beside=True,
-            spared=HARM),
+            flavour="simple", scale=0.05, beside=True, spared=HARM),
     # Some of its versions count packets, and reset a connection of too many.
     Session("lab, Linux 6.12", ("stall", "kernel"), minutes=20, lab=True, kernel="6.12",
             beside=True, sleeps=True),
@@ -529,13 +528,14 @@ def run_beside(jobs, total):
         take_stock(session, status, total, last)
 
 
-# A line of pytest -v.
-PASSED = re.compile(r"^(\S+\.py::.*) PASSED +\[ *\d+%\]$", re.M)
+# A line of pytest -v.  What fails in its teardown has two.
+OUTCOME = re.compile(r"^(\S+\.py::.*) (PASSED|ERROR) +\[ *\d+%\]$", re.M)
 
 
 def passed_before(session, status, total, out):
     """What a session without a report is known to have passed: pytest's options for the rest."""
-    passed = PASSED.findall((out / "log").read_text(errors="replace"))
+    outcomes = dict(OUTCOME.findall((out / "log").read_text(errors="replace")))
+    passed = [name for name, last in outcomes.items() if last == "PASSED"]
     total.passed += len(passed)
     total.unsteady.append((session.name, f"after {len(passed)} tests that passed: " + (
         LAB_STATUS.get(status) or f"no report, status {status}")))
@@ -598,7 +598,7 @@ def try_again(session, tests, total, out):
     again = out / "again"
     again.mkdir()
     with total.stage(f"again: {session.name}"):
-        run(command(session, nodes, again), session.minutes * 60 + 60)
+        run(command(session, nodes, again), seconds_of(session))
     second = read_cases(again / "report.xml")
     for key in failed:
         if key in second and not second[key]:

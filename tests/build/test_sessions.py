@@ -176,6 +176,23 @@ exit 71
     assert "1 passed, 1 deselected" in output
 
 
+def test_what_failed_in_its_teardown_is_run_again_in_another_machine(run_tests, tmp_path,
+                                                                     monkeypatch):
+    monkeypatch.setattr(sessions, "ROOT", tmp_path)
+    fake_lab(tmp_path, monkeypatch, f"""
+while [ "$1" != -- ]; do shift; done
+shift
+[ -e {tmp_path}/lost ] && exec "$@"
+touch {tmp_path}/lost
+echo 'good/test_good.py::test_one PASSED   [ 50%]'
+echo 'good/test_good.py::test_one ERROR    [ 50%]'
+exit 71
+""")
+    status, output, last = run_tests("good", lab=True, beside=True)
+    assert (status, last) == (0, "2 passed, 0 failed, 0 skipped")
+    assert "after 0 tests that passed" in output and "deselected" not in output
+
+
 def test_lab_that_the_emulator_broke_goes_on_with_what_has_not_passed(run_tests, tmp_path,
                                                                       monkeypatch):
     """There is a report, of which nothing is worth anything but what has passed."""

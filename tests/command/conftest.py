@@ -63,11 +63,11 @@ def on_host():
 
 
 @pytest.fixture
-def there(guest):
-    """there(argv): the same in the guest."""
+def in_machine():
+    """in_machine(guest, argv): the same in a guest."""
     started = []
 
-    def start(argv, env=()):
+    def start(guest, argv, env=()):
         process = guest.popen(list(map(str, argv)), env=dict(env))
         started.append(process)
         return process
@@ -76,6 +76,12 @@ def there(guest):
     for process in started:
         process.kill()
         process.wait(LATE)
+
+
+@pytest.fixture
+def there(guest, in_machine):
+    """there(argv): in the guest that tests share."""
+    return lambda argv, env=(): in_machine(guest, argv, env)
 
 
 def python(source, *arguments):

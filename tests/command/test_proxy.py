@@ -6,7 +6,6 @@ import os
 import pathlib
 import struct
 import subprocess
-import time
 
 import pytest
 
@@ -33,16 +32,20 @@ WIDTH, HEIGHT = 640, 480
 WINDOW = (300, 100, 200, 150)  # x, y, width, height
 
 
-@pytest.fixture
-def display(on_host):
-    """The number of a display that nobody sees."""
+def start_display(on_host, *number):
+    """The number of a display that nobody sees: this one, or one that is free."""
     pathlib.Path("/tmp/.X11-unix").mkdir(mode=0o1777, exist_ok=True)
     # It would start anew, and be gone for a moment, when its last client has left.
-    server = on_host(["Xvfb", "-displayfd", "1", "-nolisten", "tcp", "-ac", "-noreset",
+    server = on_host(["Xvfb", *number, "-displayfd", "1", "-nolisten", "tcp", "-ac", "-noreset",
                       "-screen", "0", f"{WIDTH}x{HEIGHT}x24"])
     while not (line := server.said.readline().strip()).isdigit():
         pass
     return int(line)
+
+
+@pytest.fixture
+def display(on_host):
+    return start_display(on_host)
 
 
 def screenshot(display):
@@ -77,9 +80,7 @@ def window_is_on(before, now):
 
 
 def until_screenshot(display, is_right):
-    end = time.monotonic() + LATE
-    while not is_right(screenshot(display)):
-        assert time.monotonic() < end, "the window is not as it should be"
+    vchan.until(lambda: is_right(screenshot(display)), LATE)
 
 
 def test_a_guests_window_is_on_the_hosts_display(guest, port, on_host, there, display):

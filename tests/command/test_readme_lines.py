@@ -2,14 +2,13 @@
 """README's lines for a host and its guests, as printed: their CIDs are README's, too."""
 import re
 import subprocess
-import time
 
 import pytest
 
 import labkit
 import vchan
 from command.conftest import LATE, clean_environment, loopback_in, python
-from command.test_proxy import WIDTH, changes, screenshot, until_screenshot
+from command.test_proxy import changes, screenshot, start_display, until_screenshot
 
 README = (vchan.ROOT / "README.md").read_text()
 LINES = re.findall(r"^    (host|guest)\$ +(\S.*)$", README, re.M)
@@ -50,62 +49,41 @@ def machines():
 
 
 @pytest.fixture
-def typed(machines, on_host):
+def typed(machines, on_host, in_machine):
     """typed(where, line): a line of README's, typed into a shell there and running."""
-    started = []
-
     def type_in(where, line, guest=machines[0]):
         words = ["sh", "-c", PATH + "exec env " + line]  # it may begin with a variable
         if where == "host":
             return on_host(words)
-        process = guest.popen(["env", "-u", "VCHAN_VSOCK_LOOPBACK", *words])
-        started.append(process)
-        return process
-
-    yield type_in
-    for process in started:
-        process.kill()
-        process.wait(LATE)
-
-
-def await_socket(guest, name):
-    end = time.monotonic() + LATE
-    while guest.run(["test", "-S", name], timeout=LATE).returncode:
-        assert time.monotonic() < end, f"no {name}"
+        return in_machine(guest, ["env", "-u", "VCHAN_VSOCK_LOOPBACK", *words])
+    return type_in
 
 
 def test_windows_of_the_guest_are_on_the_hosts_display(machines, typed, on_host):
     guest = machines[0]
     guest.run(["mkdir", "-p", "/tmp/.X11-unix"], timeout=LATE)
-    server = on_host(["Xvfb", ":0", "-displayfd", "1", "-nolisten", "tcp", "-ac", "-noreset",
-                      "-screen", "0", f"{WIDTH}x480x24"])
-    while not server.said.readline().strip().isdigit():
-        pass
+    start_display(on_host, ":0")
     before = screenshot(0)
     for where, line in lines("X11"):
         typed(where, line)
-    await_socket(guest, "/tmp/.X11-unix/X0")
+    vchan.until(lambda: guest.run(["test", "-S", "/tmp/.X11-unix/X0"],
+                                  timeout=LATE).returncode == 0, LATE)
     (where, line), = lines("xeyes")
     typed(where, line)
     until_screenshot(0, lambda now: len(list(changes(before, now))) > 1000)
 
 
-def test_a_web_server_of_the_guest_is_on_the_hosts_port(machines, typed):
+def test_a_web_server_of_the_guest_is_on_the_hosts_port(machines, typed, in_machine):
     guest = machines[0]
     loopback_in(guest)
-    service = guest.popen(python(SERVICE))
+    in_machine(guest, python(SERVICE))
     for where, line in lines("tcp:"):
         typed(where, line)
     fetch = ("import sys, urllib.request\n"
              "sys.stdout.write(urllib.request.urlopen('http://localhost:8080/').read().decode())")
-    end = time.monotonic() + LATE
-    while True:
-        done = subprocess.run(python(fetch), capture_output=True, timeout=LATE,
-                              env=clean_environment(), check=False)
-        if done.stdout == PAGE:
-            break
-        assert time.monotonic() < end, done.stderr
-    service.kill()
+    vchan.until(lambda: subprocess.run(
+        python(fetch), stdout=subprocess.PIPE, timeout=LATE, env=clean_environment(),
+        check=False).stdout == PAGE, LATE)
 
 
 def test_bench_measures(typed):

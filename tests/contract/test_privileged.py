@@ -238,6 +238,7 @@ def test_client_that_may_not_goes_on_and_says_so_once(address):
     until(lambda: server.is_open == CONNECTED)
     # It is connected a moment before it says so.
     until(lambda: client.said("connected, framed wire"))
+    assert len(client.said("connected, framed wire")) == 1
     assert len(client.said(os.strerror(13))) == 1
 
 
