@@ -2,7 +2,8 @@
 /*
  * How many of the program's bytes the kernel has accepted: the library's sends go
  * through syscall(), and the linker prefers ours.  On the framed wire headers are told
- * from payload (docs/wire.md).  `accepted_here` is called after each send.
+ * from payload (docs/wire.md).  `accepted_here` is called after each send, `moved_here`
+ * after each that brought bytes, either way.
  */
 #ifndef ACCEPTED_H
 #define ACCEPTED_H
@@ -23,6 +24,7 @@
 #define LENGTH_BITS 0x0fffffff
 
 static void accepted_here(size_t payload);
+static void moved_here(void);
 
 /* What was sent on one fd so far. */
 struct sent {
@@ -118,6 +120,9 @@ long syscall(long number, ...)
         else if (number == SYS_sendmsg)
             accepted_here(payload_of_pieces(s, (const struct msghdr *)a[1], (size_t)result));
     }
+    if (result > 0 && (number == SYS_sendto || number == SYS_sendmsg ||
+                       number == SYS_recvfrom || number == SYS_recvmsg))
+        moved_here();
     return result;
 }
 
