@@ -9,9 +9,11 @@ import dataclasses
 import os
 import pathlib
 import random
+import subprocess
 import threading
 import time
 
+import labkit
 import mortal
 import programs
 import vchan
@@ -133,12 +135,10 @@ class End:
 
 
 def lines_of(process):
-    """What a program in a guest says, line by line."""
-    while True:
-        line = process.stdout.readline(None)
-        if not line:
-            return
-        yield line.decode(errors="replace")
+    """What a program in a guest says, line by line, as long as there is a guest."""
+    with contextlib.suppress(labkit.MachineGone):
+        while line := process.stdout.readline(None):
+            yield line.decode(errors="replace")
 
 
 def begin_here(name, say, **options):
@@ -152,19 +152,66 @@ def favour(guest):
         pathlib.Path(f"/proc/{guest.qemu.process.pid}/autogroup").write_text("-10")
 
 
+class Clients(threading.Thread):
+    """Mortals of a guest, for so many seconds.
+
+    Emulated machines are lost, now and then.  Then another takes its place, which
+    its servers here notice as they would notice any death; how many is in `lost`.
+    """
+
+    def __init__(self, guest, seconds, say, **options):
+        super().__init__(daemon=True)
+        self.guest, self.say, self.options = guest, say, options
+        self.until = time.monotonic() + seconds
+        self.lost = 0
+        self.reports, self.wrong = [], []
+        self.start()
+
+    def run(self):
+        try:
+            while not self.live():
+                self.lost += 1
+                self.say("a guest is lost:\n" + self.guest.report())
+                self.guest.start()
+        except (labkit.LabError, subprocess.TimeoutExpired, AssertionError) as e:
+            self.wrong.append(f"in the guest: {e!r}")
+
+    def live(self):
+        """Until the time is over; False: the guest was lost before."""
+        seconds = int(self.until - time.monotonic())
+        if seconds <= 0:
+            return True
+        favour(self.guest)
+        try:
+            report, wrong = self.begin(seconds).finish(seconds + STUCK + 120)
+        except labkit.MachineGone:
+            return False
+        self.reports.append(report)
+        self.wrong += wrong
+        return True
+
+    def begin(self, seconds):
+        process = self.guest.popen(
+            ["sh", "-c", 'unset VCHAN_VSOCK_LOOPBACK; exec "$@" 2>&1', "sh",
+             *mortal.words(calm=1, life_ms=LIFE_MS, late=LATE, stuck=STUCK, side="client",
+                           seconds=seconds, **self.options)],
+            env={"LD_LIBRARY_PATH": str(vchan.LIBRARY.parent)})
+        return End("in the guest", process, lines_of(process), self.say)
+
+    def finish(self, patience):
+        self.join(patience)
+        if self.is_alive():
+            self.wrong.append("in the guest: does not end")
+        return self.reports, self.wrong
+
+
 def begin_with_guest(guest, seconds, say):
-    """Servers here, their clients there."""
-    favour(guest)
+    """(servers here, their clients there)"""
     options = dict(channels=GUEST_CHANNELS, server=0, client=guest.cid,
-                   port=random.randint(1, 60_000), seconds=seconds)
+                   port=random.randint(1, 60_000))
     with vchan.environment(VCHAN_VSOCK_LOOPBACK=None):
-        here = begin_here("for the guest", say, side="server", **options)
-    there = guest.popen(
-        ["sh", "-c", 'unset VCHAN_VSOCK_LOOPBACK; exec "$@" 2>&1', "sh",
-         *mortal.words(calm=1, life_ms=LIFE_MS, late=LATE, stuck=STUCK, side="client",
-                       **options)],
-        env={"LD_LIBRARY_PATH": str(vchan.LIBRARY.parent)})
-    return [here, End("in the guest", there, lines_of(there), say)]
+        here = begin_here("for the guest", say, side="server", seconds=seconds, **options)
+    return here, Clients(guest, seconds, say, **options)
 
 
 def soak(seconds, guest=None, say=print):
@@ -173,20 +220,28 @@ def soak(seconds, guest=None, say=print):
     before = Machine.now(guest)
     ends = [begin_here("loopback", say, channels=CHANNELS, survivors="some", seconds=seconds,
                        **mortal.pretended())]
+    clients = None
     try:
         if guest:
-            ends += begin_with_guest(guest, seconds, say)
+            here, clients = begin_with_guest(guest, seconds, say)
+            ends.append(here)
         found = [end.finish(seconds + STUCK + 120) for end in ends]
     finally:
         for end in ends:
             end.process.kill()
+    reports = [report for report, _ in found]
+    wrong = [what for _, failures in found for what in failures]
+    if clients:
+        more, failures = clients.finish(STUCK + 120)
+        reports += more
+        wrong += failures
+        say(f"guests that were lost: {clients.lost}")
     after = Machine.settled(before, guest)
     say(f"the machine before: {before}")
     say(f"the machine after:  {after}")
-    wrong = [what for _, failures in found for what in failures]
-    wrong += mortal.leaks(found[0][0])
+    wrong += mortal.leaks(reports[0])
     wrong += after.beyond(before)
-    return [report for report, _ in found], wrong
+    return reports, wrong
 
 
 def summary(reports):
