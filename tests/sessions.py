@@ -127,15 +127,18 @@ def faked(name, sanitize, flavour="", without=(), spared=()):
 
 
 # What is least the kernel's: each flavour has it natively, under ASan if not TSan, too.
-LEAST = ("contract/test_environment.py", "contract/test_framed_peer.py")
+LEAST = tuple(f"contract/test_{what}.py" for what in (
+    "addresses", "environment", "framed_peer", "rings"))
+# What the flavour with a thread has in the lab, and the simple one natively.
 LESS = LEAST + tuple(f"contract/test_{what}.py" for what in (
-    "addresses", "fork", "fork_busy", "privileged", "rings", "setup_races",
-    "threads")) + ("contract/test_events.py::test_hundred_thousand_one_byte_writes",)
+    "disconnected", "fork", "fork_busy", "leaks", "misuse", "privileged", "races",
+    "setup_races", "threads", "volume")) + (
+        "contract/test_events.py::test_hundred_thousand_one_byte_writes",)
 
 # Of the simple flavour, which has no thread, what TSan has the least to say about.
 CALM = LEAST + tuple(f"contract/test_{what}.py" for what in (
-    "addresses", "clients", "disconnected", "half_open", "misuse", "privileged", "read_recv",
-    "rings", "setup_races", "write_send"))
+    "clients", "disconnected", "half_open", "misuse", "privileged", "read_recv",
+    "setup_races", "write_send"))
 # Of the simple flavour: machines that come and go, and peers that mean harm.  Native suites
 # have harm for both flavours, and the flavour with a thread has all of it in the lab.
 HARM = ("guest/test_machines.py", "guest/test_machines_under_load.py", "kill/test_kill.py",

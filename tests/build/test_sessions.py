@@ -4,6 +4,7 @@ import ast
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import tempfile
 
@@ -251,6 +252,19 @@ def test_three():
     assert (status, last) == (0, "1 passed, 0 failed, 0 skipped")
     told = output[output.index("\nFAILED ONCE"):]
     assert "test_three" in told and "three is wrong" in told
+
+
+def test_help_needs_nothing_installed(root, tmp_path):
+    (tmp_path / "tests").mkdir()
+    setup = tmp_path / "tests" / "setup"
+    setup.write_text("#!/bin/sh\nexit 1\n")
+    setup.chmod(0o755)
+    for name in ("run-tests", "tests/sessions.py"):
+        shutil.copy(root / name, tmp_path / name)
+    done = subprocess.run([tmp_path / "run-tests", "--help"], text=True, timeout=60,
+                          stdout=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (
+        0, "usage: ./run-tests [pytest options] [paths]")
 
 
 def test_sanitizer_runs_against_its_own_build():
