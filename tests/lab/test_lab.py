@@ -153,6 +153,12 @@ def test_what_an_emulated_processor_breaks_is_told_from_a_kernels_trouble(progra
     assert labkit.problems(log)
 
 
+def test_machine_that_dies_without_a_word_is_the_emulators_fault(tmp_path):
+    done = lab("run", "--out", tmp_path, "--", "sh", "-c", "echo b >/proc/sysrq-trigger; sleep 60")
+    assert done.returncode == (70 if labkit.nested_kvm() else 72), done.stderr
+    assert b"the machine died" in done.stderr
+
+
 def test_machine_that_cannot_boot_fails_twice_and_says_so(tmp_path):
     # Too little memory for the kernel.
     done = lab("run", "--memory", "40M", "--out", tmp_path, "--", "true")
