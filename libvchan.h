@@ -13,7 +13,8 @@
  *   connects, on the vsock port
  *       VCHAN_VSOCK_PORT_BASE + client_domain * 65536 + port
  *   (0 counts as 2; client_domain below 32768, port below 65536, the sum
- *   below 2^31).  The bytes on the wire are the program's bytes.
+ *   below 2^31).  The bytes there are the program's bytes.  Two ends of this
+ *   library speak frames instead, on that port plus 2^31 (docs/wire.md).
  *   Between two guests of a host there is the relay of that host
  *   (VCHAN_VSOCK_RELAY=auto, never, or its vsock port); the calls and what
  *   they promise are the same.
@@ -26,6 +27,8 @@
  *                       then ECONNRESET
  *   is_open() == 0 followed by data_ready() == 0 means that nothing is left
  *   to read, now or later.
+ *   A connected peer's death shows within a second; that of a guest which starts
+ *   anew inside of its virtual machine, after a minute of silence, a minute later.
  *
  * Blocking
  *   A handle starts in blocking mode; libvchan_set_blocking changes it.
@@ -57,8 +60,12 @@
  *
  * Errors
  *   Every -1 and NULL comes with errno.  Wherever a handle is NULL or a
- *   buffer of more than 0 bytes is NULL: EINVAL.  Bytes count in size_t going
- *   in and in int coming out.
+ *   buffer of more than 0 bytes is NULL: EINVAL; is_open, data_ready and
+ *   buffer_space say 0 of NULL.  Bytes count in size_t going in and in int coming
+ *   out.  A size of 0 does nothing and returns 0, also when disconnected, but
+ *   fails as other sizes do before an asynchronous connect has succeeded.
+ *   EPROTO comes instead of EPIPE and ECONNRESET when the peer has broken the
+ *   rules of the framed wire and was cut off.
  */
 #ifndef VCHAN_VSOCK_LIBVCHAN_H
 #define VCHAN_VSOCK_LIBVCHAN_H
@@ -92,19 +99,21 @@ typedef struct libvchan libvchan_t;
  *
  * NULL: EINVAL (negative domain or port, ring over 1 GiB, an environment
  * variable that does not parse), ERANGE (domain or port beyond the mapping),
- * EADDRINUSE (somebody serves this already), EAFNOSUPPORT or ENODEV (no vsock
- * here), EACCES (no permission), EMFILE, ENFILE, ENOMEM, EAGAIN (no thread).
+ * EADDRINUSE (somebody serves this already), EAFNOSUPPORT, ENODEV or, over
+ * loopback, EADDRNOTAVAIL (no vsock here), EACCES (no permission), EMFILE,
+ * ENFILE, ENOMEM, EAGAIN (no thread).
  */
 libvchan_t *libvchan_server_init(int domain, int port, size_t read_min,
                                  size_t write_min);
 
 /*
  * Connect to the server of `port` in `domain`.  Blocks until it is there, as
- * long as its machine exists.  Rings are 128 KiB each way, or
- * VCHAN_VSOCK_CLIENT_RING bytes.
+ * long as its machine exists.  Rings have the sizes that the server has asked
+ * for; over the plain wire VCHAN_VSOCK_CLIENT_RING bytes each, 128 KiB unless set.
  *
- * NULL: as libvchan_server_init (not EADDRINUSE); ENODEV when there has been
- * no such machine for VCHAN_VSOCK_BOOT_WAIT_MS; ETIMEDOUT when
+ * NULL: as libvchan_server_init (not EADDRINUSE); ENODEV (on some platforms
+ * EHOSTUNREACH or ENETUNREACH) when there has been no such machine for
+ * VCHAN_VSOCK_BOOT_WAIT_MS; ETIMEDOUT when
  * VCHAN_VSOCK_CONNECT_TIMEOUT_MS is over; EACCES also when the relay between
  * two guests does not allow it.
  */
@@ -140,10 +149,12 @@ int libvchan_client_init_async_finish(libvchan_t *ctrl, bool blocking);
 int libvchan_write(libvchan_t *ctrl, const void *data, size_t size);
 
 /*
- * Write all at once.  Blocking: waits until all of it fits, returns size.
+ * Write all at once.  Blocking: waits until all of it is taken, returns size;
+ * over the framed wire the peer may have the first part before the rest fits.
  * Non-blocking: size, or 0 when it does not fit now.
  *
- * -1: EMSGSIZE when size is over the write ring's, else as libvchan_write.
+ * -1: EMSGSIZE when size is over the write ring's (over the framed wire also
+ * over 128 KiB), else as libvchan_write.
  */
 int libvchan_send(libvchan_t *ctrl, const void *data, size_t size);
 
@@ -176,9 +187,9 @@ int libvchan_wait(libvchan_t *ctrl);
 /*
  * Close the channel and free the handle.  What was written is delivered if
  * the peer reads it: this waits for that at most VCHAN_VSOCK_LINGER_MS
- * (10 s).  Then all fds, mappings and the thread are gone, and the address
- * can be served again by the very next call.  NULL is fine, and so is every
- * state.
+ * (10 s).  In VCHAN_WAITING there is nobody to wait for: what was written is
+ * dropped.  Then all fds, mappings and the thread are gone, and the address can
+ * be served again by the very next call.  NULL is fine, and so is every state.
  */
 void libvchan_close(libvchan_t *ctrl);
 
