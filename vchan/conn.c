@@ -503,7 +503,8 @@ void conn_say_that_more_is(libvchan_t *h)
 
 void conn_let_others_in(libvchan_t *h)
 {
-	wake_writer(h);
+	if (h->framed)
+		wake_writer(h);
 	if (atomic_load(&h->wants_input) && atomic_exchange(&h->wants_input, false))
 		driver_kick(h);
 }
@@ -561,35 +562,28 @@ static void pause_shortly(void)
 	nanosleep(&pause, NULL);
 }
 
-static void await_kernel_room(libvchan_t *h)
-{
-	struct pollfd p = { h->sock, POLLOUT | POLLRDHUP, 0 };
-
-	conn_flush(h);
-	if (!wire_unsent(h) || !atomic_load(&h->stalled))
-		return;
-	if (atomic_load(&h->starved)) {
-		pause_shortly();
-		return;
-	}
-	/* Without room and without a peer there is neither POLLOUT nor POLLHUP. */
-	if (wake_poll(&p, 1, NULL, NULL) > 0 && (p.revents & POLLRDHUP))
-		conn_ended(h, true);
-}
-
-/* What the writer sleeps for; who receives meanwhile wakes it (writer_waits). */
+/* What the writer sleeps for.  Who receives meanwhile, or sends what lies in the ring, or
+ * finds the end, may be first: then nothing shows at the socket any more, and he wakes
+ * the writer (writer_waits). */
 static short room_events(libvchan_t *h)
 {
 	short events = POLLRDHUP;
 
-	if (conn_take_in(h))
+	if (h->framed && conn_take_in(h))
 		events |= POLLIN;
 	if (atomic_load(&h->stalled) && !atomic_load(&h->starved))
 		events |= POLLOUT;
 	return events;
 }
 
-static void await_peer_room(libvchan_t *h, size_t enough)
+/* On the plain wire, if the kernel is not seen to be full, somebody is just sending. */
+static bool is_short_of_room(libvchan_t *h, size_t enough, short events)
+{
+	return wire_room(h) < enough && handle_state(h) == CONNECTED &&
+	       (h->framed || (events & POLLOUT) || atomic_load(&h->starved));
+}
+
+static void await_room(libvchan_t *h, size_t enough)
 {
 	/* Without an fd to be woken by, look again and again. */
 	bool can_wake = h->room_wake >= 0 || wake_open(&h->room_wake) == 0;
@@ -602,7 +596,8 @@ static void await_peer_room(libvchan_t *h, size_t enough)
 		conn_flush(h);
 	wire_ask(h);
 	p[1].events = room_events(h);
-	if (wire_room(h) < enough && handle_state(h) == CONNECTED &&
+	/* Without room and without a peer there is neither POLLOUT nor POLLHUP. */
+	if (is_short_of_room(h, enough, p[1].events) &&
 	    wake_poll(p, 2, atomic_load(&h->starved) || !can_wake ? &soon : NULL, NULL) > 0) {
 		if (p[0].revents)
 			wake_clear(h->room_wake);
@@ -614,14 +609,10 @@ static void await_peer_room(libvchan_t *h, size_t enough)
 
 void conn_await_room(libvchan_t *h, size_t enough)
 {
-	bool short_of_room = wire_room(h) < enough;
-
 	if (handle_state(h) == WAITING)
 		driver_await_peer(h);
-	else if (short_of_room && h->framed)
-		await_peer_room(h, enough);
-	else if (short_of_room)
-		await_kernel_room(h);
+	else if (wire_room(h) < enough)
+		await_room(h, enough);
 	else if (atomic_load(&h->starved))
 		pause_shortly();
 }

@@ -138,7 +138,8 @@ static uint32_t smaller(uint32_t a, uint32_t b)
 
 void setup_be_framed(libvchan_t *h, int fd, const struct hello *peer)
 {
-	uint32_t rule = frame_window((uint32_t)h->out_size);
+	/* Of the ring that was said: a client's own may have been rounded up to a page. */
+	uint32_t rule = frame_window(h->server ? (uint32_t)h->out_size : peer->read_ring);
 
 	wire_be_framed(h, smaller(peer->window, rule),
 		       smaller(peer->buffer, smaller(vsock_buffer(fd), h->config.buffer_size)));

@@ -388,7 +388,8 @@ void wire_end(libvchan_t *h)
 	/* Held for good: by a send that exit() has stopped, at a place in the
 	 * stream that nobody knows. */
 	if (pthread_mutex_trylock(&h->draining) == 0) {
-		if (!is_amid(&h->flow)) {
+		/* Not after what was dropped, or it would seem to be all. */
+		if (!is_amid(&h->flow) && !ring_fill(&h->out)) {
 			make_header(h, 0, true);
 			send_header(h);
 			atomic_store(&h->dead, true);

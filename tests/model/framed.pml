@@ -11,7 +11,7 @@
  * as in send_over.
  *
  * Stands for: wire_framed.c but for the taking apart of what comes; write_rest and send_over of
- * io.c; await_peer_room, await_acknowledgement, tell_who_asks and look_for_who_asks of conn.c;
+ * io.c; await_room, await_acknowledgement, tell_who_asks and look_for_who_asks of conn.c;
  * docs/wire.md.
  *
  * Left out: threads: what one of them does at a time is one step here (room.pml and due.pml
@@ -339,7 +339,7 @@ end_asleep:
 		:: is_writing && wire_room > 0 ->
 			E.accepted = E.accepted + AT_ONCE; E.out = E.out + AT_ONCE; i = i + AT_ONCE;
 			made_room = true        /* now directly */
-		/* await_peer_room */
+		/* await_room */
 		:: is_writing && wire_room <= 0 && !E.asked -> wire_ask(); E.asked = true
 #ifndef BREAK_WRITER_TAKES_NOTHING_IN
 		:: is_writing && wire_room <= 0 && to_receive -> receive()

@@ -3,12 +3,14 @@
  * Who sends what lies in the write ring: the caller that puts into it, and the connection
  * thread, which goes to sleep and must be woken (`idle`), or not, as it sleeps for no more
  * than a moment or for the kernel's room (`patient`).  Nothing may be left unsent while all
- * sleep and the kernel has room.
+ * sleep and the kernel has room, and no caller sleep for room while the ring has some, even
+ * if the peer never reads again: the thread may be first at the kernel's room, and wakes it
+ * (wake_writer).
  *
  * Stands for: driver_kick of driver.h, driver_wake, sleep_until and drive of
  * driver_thread.c; conn_has_work, step_open, send_what_is_due, drain, conn_flush and
- * await_kernel_room of conn.c; put, put_behind, put_directly, write_rest and end_streak of
- * io.c; wire_drain of wire.c.
+ * await_room, room_events and wake_writer of conn.c; put, put_behind, put_directly,
+ * write_rest and end_streak of io.c; wire_drain of wire.c.
  *
  * Left out: the framed wire (`blocked` and what comes with it are in room.pml), the end of
  * the connection, closing, a kernel without memory (`starved`), the bytes: only their number
@@ -21,6 +23,8 @@
  * bad: -DBREAK_LOOK_BEFORE_IDLE
  * bad: -DBREAK_KICK_BEFORE_PUT
  * bad: -DBREAK_PATIENT_WITHOUT_END
+ * bad: -DBREAK_NO_WAKE_WRITER -DMESSAGES=4
+ * bad: -DBREAK_WAITS_AFTER_LOOK -DMESSAGES=4
  */
 #include "common.pml"
 
@@ -37,6 +41,7 @@
 byte out;          /* ring_fill */
 byte kernel;       /* sent, and not read by the peer */
 bool idle, stalled, draining, streaming, wake;
+bool writer_waits, room_wake;
 bool done;         /* all is written */
 
 #define wire_unsent (out > 0)
@@ -156,13 +161,30 @@ inline put_some()
 	fi
 }
 
-inline await_kernel_room()
+inline await_room()
 {
-	conn_flush();
+#ifndef BREAK_WAITS_AFTER_LOOK
+	writer_waits = true;
+#endif
 	if
-	:: wire_unsent && stalled -> kernel < KERNEL /* poll: POLLOUT */
+	:: wire_unsent -> conn_flush()
 	:: else
-	fi
+	fi;
+	short_of = stalled;     /* POLLOUT */
+	short_of = short_of && wire_room == 0;
+#ifdef BREAK_WAITS_AFTER_LOOK
+	writer_waits = true;
+#endif
+	if
+	:: short_of ->
+end_no_room:
+		if                      /* poll */
+		:: room_wake -> wake_clear(room_wake)
+		:: kernel < KERNEL
+		fi
+	:: else
+	fi;
+	writer_waits = false; short_of = false
 }
 
 inline end_streak()
@@ -177,7 +199,7 @@ inline end_streak()
 active proctype caller()
 {
 	byte written, n, todo;
-	bool stream, ok, was;
+	bool stream, ok, was, short_of;
 
 	do
 	:: written < MESSAGES ->
@@ -191,7 +213,7 @@ active proctype caller()
 		:: !ok ->
 			put_some();
 			if
-			:: !ok && wire_room == 0 -> await_kernel_room()
+			:: !ok && wire_room == 0 -> await_room()
 			:: else
 			fi
 		:: else -> break
@@ -208,6 +230,18 @@ active proctype caller()
 
 /* ---- the connection thread ---- */
 
+inline wake_writer()
+{
+#ifndef BREAK_NO_WAKE_WRITER
+	if
+	:: writer_waits -> wake_signal(room_wake)
+	:: else
+	fi
+#else
+	skip
+#endif
+}
+
 inline send_what_is_due()
 {
 	was_streaming = streaming;
@@ -220,8 +254,8 @@ inline send_what_is_due()
 		gathered = false
 	:: else ->
 		if
-		:: !was_streaming || gathered || stalled -> drain()
-		:: was_streaming && wire_room <= OUT_SIZE / 2 -> drain()
+		:: !was_streaming || gathered || stalled -> drain(); wake_writer()
+		:: was_streaming && wire_room <= OUT_SIZE / 2 -> drain(); wake_writer()
 		:: else
 		fi;
 		gathered = was_streaming && !stalled
@@ -296,11 +330,13 @@ active proctype peer()
 end_waiting:
 	do
 	:: kernel > 0 -> kernel--
+	:: break                /* it reads no more */
 	od
 }
 
 active proctype monitor()
 {
 	timeout;
-	assert(done && !wire_unsent)
+	assert(kernel == KERNEL || (done && !wire_unsent));
+	assert(done || wire_room == 0)
 }

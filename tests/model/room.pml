@@ -6,10 +6,10 @@
  * reader in its thread, which holds `reading` also while it sleeps; the driver (`wants_input`,
  * `for_ack`); or the writer itself (`writer_waits`).
  *
- * By default the writer blocks (await_peer_room); with NONBLOCK it sleeps on the program's
+ * By default the writer blocks (await_room); with NONBLOCK it sleeps on the program's
  * fd instead (`want_room`, `room_seen`), of which the model has what is needed.
  *
- * Stands for: conn_await_room, await_peer_room, room_events, wake_writer, conn_use_room,
+ * Stands for: conn_await_room, await_room, room_events, wake_writer, conn_use_room,
  * has_room_news, conn_let_others_in, conn_take_in, take_in_or_wait, await_acknowledgement,
  * conn_has_work, drain and conn_flush of conn.c, conn_received, conn_leave_socket,
  * conn_stop_receiving and conn_tell_of_more of conn.h; sleep_until of driver_thread.c; put,
@@ -409,7 +409,7 @@ inline put_some()
 }
 
 #ifndef NONBLOCK
-inline await_peer_room()
+inline await_room()
 {
 #ifdef BREAK_WAITS_AFTER_LOOK
 	if
@@ -443,10 +443,10 @@ inline await_peer_room()
 	mine = false; pollout = false; short_of = false
 }
 
-inline await_room()
+inline conn_await_room()
 {
 	if
-	:: wire_room == 0 -> await_peer_room()
+	:: wire_room == 0 -> await_room()
 	:: else
 	fi
 }
@@ -495,7 +495,7 @@ inline libvchan_wait()
 	take_in()
 }
 
-inline await_room()
+inline conn_await_room()
 {
 	ask_for_room();
 	if
@@ -530,7 +530,7 @@ active proctype writer()
 		:: !ok ->
 			put_some();
 			if
-			:: !ok -> await_room()
+			:: !ok -> conn_await_room()
 			:: else
 			fi
 		:: else -> break

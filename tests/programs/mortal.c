@@ -479,6 +479,15 @@ static size_t roll_message(struct flow *flow)
     return 1 + roll(&flow->dice, flow->most);
 }
 
+/* Byte by byte, what lies in a kernel's buffer takes an emulated machine longer than who has
+ * sent it lingers; so one that has much to read takes more and more at once. */
+static size_t roll_portion(void)
+{
+    size_t more = (size_t)(in.position / 256), size = roll_message(&in);
+
+    return size > more ? size : more < LARGEST ? more : LARGEST;
+}
+
 static void breathe(struct flow *flow)
 {
     if (breath)
@@ -495,7 +504,7 @@ static void *write_on(void *unused)
 
 static void read_on(void)
 {
-    while (!leaving && get(roll_message(&in)))
+    while (!leaving && get(roll_portion()))
         ;
 }
 
@@ -541,8 +550,7 @@ static bool take_what_is_there(void)
 
         ready = libvchan_data_ready(chan);
         if (ready > 0) {
-            size_t size = (size_t)ready < in.most ? (size_t)ready : in.most;
-
+            size_t most = roll_portion(), size = (size_t)ready < most ? (size_t)ready : most;
             int count = libvchan_read(chan, in.buffer, size);
 
             if (count == 0)

@@ -549,6 +549,49 @@ static void room_wakes_a_blocked_writer(void **state)
 	assert_false(s.failed);
 }
 
+static void *write_a_little(void *arg)
+{
+	struct stream *s = arg;
+	static const char data[100];
+
+	s->failed = libvchan_write(s->chan, data, sizeof(data)) != sizeof(data);
+	atomic_store(&s->over, true);
+	return NULL;
+}
+
+static bool is_over_by(struct stream *s, int64_t until)
+{
+	while (!atomic_load(&s->over) && now_ms() < until)
+		sched_yield();
+	return atomic_load(&s->over);
+}
+
+/* The driver waits for the same room of the kernel's, and may be first and use all of it:
+ * what the writer has fits into the ring then. */
+static void writer_is_woken_although_the_driver_took_the_kernels_room(void **state)
+{
+	struct ends *e = *state;
+	static char data[1 << 20];
+	struct stream s = { .chan = e->a };
+	pthread_t writer;
+
+	libvchan_set_blocking(e->a, false);
+	while (libvchan_write(e->a, data, RING) > 0)
+		;
+	assert_int_equal(libvchan_buffer_space(e->a), 0);
+	libvchan_set_blocking(e->a, true);
+	writer = start(write_a_little, &s);
+	while (!atomic_load(&e->a->writer_waits))
+		sched_yield();
+	/* No more than it takes. */
+	while (ring_fill(&e->a->out) == RING && !is_over_by(&s, now_ms() + 2))
+		assert_true(recv(e->plain, data, 512, 0) > 0);
+	if (!is_over_by(&s, now_ms() + SOON_MS))
+		fail_msg("the writer sleeps, with %zu bytes in the ring", ring_fill(&e->a->out));
+	pthread_join(writer, NULL);
+	assert_false(s.failed);
+}
+
 static void what_buffer_space_promises_never_blocks(void **state)
 {
 	struct ends *e = *state;
@@ -1312,6 +1355,7 @@ static const struct CMUnitTest tests[] = {
 	PLAIN_TEST(room_makes_the_fd_readable_for_who_saw_too_little),
 	PLAIN_TEST(wait_after_a_ready_fd_returns_although_its_work_was_done),
 	PLAIN_TEST(room_wakes_a_blocked_writer),
+	PLAIN_TEST(writer_is_woken_although_the_driver_took_the_kernels_room),
 	PLAIN_TEST(what_buffer_space_promises_never_blocks),
 	PLAIN_TEST(data_ready_makes_progress_by_itself),
 	PLAIN_TEST(empty_non_blocking_reads_return_0),

@@ -17,6 +17,7 @@
 #include "vchan/driver.h"
 #include "vchan/frame.h"
 #include "vchan/handle.h"
+#include "vchan/setup_parts.h"
 
 #define RING 4096
 #define LARGE (128 << 10) /* its window is a MiB */
@@ -323,6 +324,17 @@ static void window_is_the_ring_or_a_mib(void **state)
 }
 
 /* ---- the window ---- */
+
+/* A page may be larger than the ring that its server has asked for. */
+static void clients_window_follows_from_the_ring_that_was_said(void **state)
+{
+	struct ends *e = *state;
+	struct hello hello = { WIRE_VERSION, 0, RING, RING, 0, MIB };
+
+	e->a->server = false;
+	setup_be_framed(e->a, e->sock, &hello);
+	assert_int_equal(e->a->flow.tx_window, RING);
+}
 
 static void unread_is_never_more_than_the_ring(void **state)
 {
@@ -761,6 +773,47 @@ static void close_says_so(void **state)
 }
 
 /* In one piece: the first asks for the count. */
+/* A program that writes and exits: was there an END behind so much? */
+static bool ends_after(size_t written, size_t arrives)
+{
+	size_t got = 0;
+	struct frame f = { 0 };
+	pid_t child;
+	int fds[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	fflush(NULL);
+	child = fork();
+	assert_true(child >= 0);
+	if (child == 0) {
+		libvchan_t *chan = handle_adopt(fds[0], RING, RING, true);
+
+		libvchan_set_blocking(chan, false);
+		if (libvchan_send(chan, some, written) != (int)written)
+			_exit(1);
+		exit(0);
+	}
+	close(fds[0]);
+	while (!f.end && is_readable(fds[1], SOON_MS) && recv(fds[1], into, 1, MSG_PEEK) > 0) {
+		f = receive_header(fds[1]);
+		receive_exactly(fds[1], into, f.length);
+		got += f.length;
+	}
+	close(fds[1]);
+	assert_int_equal(waitpid(child, NULL, 0), child);
+	assert_int_equal(got, arrives);
+	return f.end;
+}
+
+static void exit_says_so_unless_it_has_dropped_something(void **state)
+{
+	(void)state;
+	prepare();
+	assert_true(ends_after(RING, RING));
+	setenv("VCHAN_VSOCK_LINGER_MS", "100", 1);
+	assert_false(ends_after(2 * RING, RING));
+}
+
 static void send_headers(int sock, size_t count)
 {
 	struct frame f = { 0, true, false, true, 0 };
@@ -1158,6 +1211,7 @@ static const struct CMUnitTest tests[] = {
 	cmocka_unit_test(random_headers_are_frames_or_refused),
 	cmocka_unit_test(hello_is_no_frame),
 	cmocka_unit_test(window_is_the_ring_or_a_mib),
+	BULK_TEST(clients_window_follows_from_the_ring_that_was_said),
 	EXACT_TEST(unread_is_never_more_than_the_ring),
 	EXACT_TEST(room_is_what_was_read_to_the_byte),
 	LARGE_TEST(large_window_is_a_mib),
@@ -1178,6 +1232,7 @@ static const struct CMUnitTest tests[] = {
 	EXACT_TEST(reader_may_wait_for_more_than_the_packets),
 	EXACT_TEST(counters_wrap),
 	HAND_TEST(close_says_so),
+	cmocka_unit_test(exit_says_so_unless_it_has_dropped_something),
 	BULK_TEST(one_call_takes_so_many_headers_and_no_more),
 	BULK_TEST(who_asks_before_many_headers_is_told),
 	HAND_TEST(headers_that_another_thread_takes_in_end_a_wait),
