@@ -189,7 +189,7 @@ def arranged(options):
     chosen = list(SESSIONS)
     if "--kernels" in options:
         chosen += [dataclasses.replace(
-            session, name=f"{session.name}, Linux {kernel}", kernel=kernel, spared=())
+            session, name=f"{session.name}, on Linux {kernel}", kernel=kernel, spared=())
             for kernel in KERNELS for session in SESSIONS if session.lab and not session.kernel]
     if "--long" in options:
         chosen = [dataclasses.replace(session, minutes=session.minutes * LONG_MINUTES,

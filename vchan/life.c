@@ -167,17 +167,18 @@ static bool flush_all(int64_t start)
 
 /* The lock is only ever held with signals blocked, hence by a thread that is
  * running and soon done, never by a frame below this one; all the same it is
- * tried, not waited for. */
-static bool flush_step(int64_t start)
+ * tried, not waited for.  `had`: when we last had it. */
+static bool flush_step(int64_t start, int64_t *had)
 {
 	sigset_t saved;
 	bool left = true;
 
 	signals_block(&saved);
 	if (pthread_mutex_trylock(&lock) == 0) {
+		*had = clock_now();
 		left = flush_all(start);
 		pthread_mutex_unlock(&lock);
-	} else if (clock_now() > start + CLOCK_S) {
+	} else if (clock_now() > *had + CLOCK_S) {
 		left = false;
 	}
 	signals_restore(&saved);
@@ -202,9 +203,9 @@ static void say_goodbye(void)
 __attribute__((destructor)) static void at_exit(void)
 {
 	const struct timespec pause = { 0, 1000000 };
-	int64_t start = clock_now();
+	int64_t start = clock_now(), had = start;
 
-	while (flush_step(start))
+	while (flush_step(start, &had))
 		nanosleep(&pause, NULL);
 	say_goodbye();
 }

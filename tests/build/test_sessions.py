@@ -308,6 +308,12 @@ def test_long_does_ten_times_as_much_and_adds_the_rain_of_signals(monkeypatch):
     assert os.environ.pop("VCHAN_TEST_LONG") == "1"
 
 
+def test_no_two_sessions_have_the_same_name(monkeypatch):
+    monkeypatch.setenv("VCHAN_TEST_LONG", "1")
+    names = [session.name for session in sessions.arranged(["--kernels", "--long"])]
+    assert len(names) == len(set(names))
+
+
 def test_kernels_does_the_suites_of_the_lab_on_each():
     ordinary = {session.name for session in sessions.SESSIONS}
     more = [session for session in sessions.arranged(["--kernels"])

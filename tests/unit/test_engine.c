@@ -1042,27 +1042,43 @@ static void report(void)
 		_exit(2);
 }
 
-static void exiting_child(int sock, int to)
+static void *open_and_close(void *unused)
+{
+	for (;;) {
+		int fds[2];
+
+		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
+			return unused;
+		libvchan_close(handle_adopt(fds[0], RING, RING, false));
+		close(fds[1]);
+	}
+}
+
+/* `beside`: what another thread does meanwhile, or NULL. */
+static void exiting_child(int sock, int to, void *(*beside)(void *))
 {
 	libvchan_t *chan = handle_adopt(sock, RING, RING, false);
+	pthread_t thread;
 
 	if (!chan)
 		_exit(1);
 	reported = fill_up(chan);
 	report_to = to;
+	if (beside && pthread_create(&thread, NULL, beside, NULL) != 0)
+		_exit(1);
 	/* In the middle of exit(): from there on nobody has time to spare. */
 	atexit(report);
 	exit(0);
 }
 
-static void exit_without_close_delivers_what_was_written(void **state)
+static void check_exit(int late_ms, void *(*beside)(void *))
 {
 	struct ends e = { NULL, NULL, -1 };
 	int fds[2], pipes[2];
 	size_t written = 0;
 	void *got;
 
-	setup_environment(state);
+	setup_environment(NULL);
 	make_pair(fds);
 	assert_int_equal(pipe(pipes), 0);
 	fflush(NULL);
@@ -1070,12 +1086,13 @@ static void exit_without_close_delivers_what_was_written(void **state)
 	assert_true(child >= 0);
 	if (child == 0) {
 		close(fds[1]);
-		exiting_child(fds[0], pipes[1]);
+		exiting_child(fds[0], pipes[1], beside);
 	}
 	close(fds[0]);
 	/* It is exiting before anybody reads. */
 	assert_int_equal(read(pipes[0], &written, sizeof(written)), sizeof(written));
 	e.plain = fds[1];
+	poll(NULL, 0, late_ms);
 	got = read_to_the_end(&e);
 	waitpid(child, NULL, 0);
 	close(fds[1]);
@@ -1083,6 +1100,18 @@ static void exit_without_close_delivers_what_was_written(void **state)
 	close(pipes[1]);
 	assert_true(written > RING);
 	assert_int_equal((uintptr_t)got, written);
+}
+
+static void exit_without_close_delivers_what_was_written(void **state)
+{
+	(void)state;
+	check_exit(0, NULL);
+}
+
+static void exit_delivers_although_other_channels_come_and_go(void **state)
+{
+	(void)state;
+	check_exit(1500, open_and_close);
 }
 
 static void on_alarm(int number)
@@ -1378,6 +1407,7 @@ static const struct CMUnitTest tests[] = {
 	PLAIN_TEST(forked_child_can_open_channels_of_its_own),
 	cmocka_unit_test(dead_parent_is_noticed_although_a_child_lives),
 	cmocka_unit_test(exit_without_close_delivers_what_was_written),
+	cmocka_unit_test(exit_delivers_although_other_channels_come_and_go),
 	TWO_TEST(signals_make_no_call_fail),
 	PLAIN_TEST(writing_to_nobody_raises_no_sigpipe),
 	PLAIN_TEST(what_a_full_ring_left_behind_is_told_after_a_wait_between_reads),
