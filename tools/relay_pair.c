@@ -192,9 +192,18 @@ enum pair_state pair_turn(struct pair *p)
 	return a->starved || b->starved ? PAIR_STARVED : PAIR_ASLEEP;
 }
 
+/* One that was told its end cannot be asked whether it has gone, and what the other does
+ * not take keeps us from reading its own end: so what the kernel has said of it counts. */
+static bool has_left(const struct pair_side *side, const struct pair_side *other)
+{
+	return side->gone || (side->told && side->hung && other->unsent);
+}
+
 bool pair_lingers(const struct pair *p)
 {
-	return p->side[0].gone || p->side[1].gone;
+	const struct pair_side *a = &p->side[0], *b = &p->side[1];
+
+	return has_left(a, b) || has_left(b, a);
 }
 
 size_t pair_undelivered(const struct pair *p)

@@ -181,6 +181,27 @@ static void a_half_close_is_passed_on_and_no_more(void **state)
 	assert_false(pair_lingers(&pair));
 }
 
+/* It takes nothing and sends no more, and must not keep the channel of one that has gone. */
+static void who_goes_after_the_others_half_close_is_waited_for_no_longer_than_others(
+	void **state)
+{
+	size_t size = SMALL * 4;
+
+	(void)state;
+	assert_int_equal(send(ends[0], sent, size, 0), size);
+	assert_int_equal(shutdown(ends[1], SHUT_WR), 0);
+	assert_int_equal(go_on(-1), PAIR_ASLEEP);
+	assert_true(pair.side[0].told);
+	assert_true(pair_undelivered(&pair) > 0);
+	assert_false(pair_lingers(&pair));
+	leave(0);
+	assert_int_equal(go_on(-1), PAIR_ASLEEP);
+	assert_true(pair_lingers(&pair));
+	assert_int_equal(go_on(1), PAIR_OVER);
+	assert_int_equal(arrived, size);
+	assert_memory_equal(got, sent, size);
+}
+
 #define PAIR_TEST(name) cmocka_unit_test_setup_teardown(name, start, finish)
 
 static const struct CMUnitTest tests[] = {
@@ -189,6 +210,7 @@ static const struct CMUnitTest tests[] = {
 	PAIR_TEST(who_has_gone_has_his_last_bytes_delivered),
 	PAIR_TEST(who_writes_to_one_that_has_gone_is_told),
 	PAIR_TEST(a_half_close_is_passed_on_and_no_more),
+	PAIR_TEST(who_goes_after_the_others_half_close_is_waited_for_no_longer_than_others),
 };
 
 UNIT_MAIN(tests)
