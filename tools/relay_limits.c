@@ -54,7 +54,9 @@ bool bucket_take(struct bucket *b, unsigned rate, unsigned burst, int64_t now)
 
 const char *limits_words(enum verdict verdict)
 {
-	static const char *const words[] = { "", "rate", "unfinished", "channels", "total" };
+	static const char *const words[] = {
+		"", "rate", "unfinished", "channels", "total", "ports",
+	};
 
 	return words[verdict];
 }

@@ -22,7 +22,14 @@ struct limits {
 	unsigned channels, total, rate; /* of a source, of all, of a source per second */
 };
 
-enum verdict { LIMITS_FINE, LIMITS_RATE, LIMITS_UNFINISHED, LIMITS_CHANNELS, LIMITS_TOTAL };
+enum verdict {
+	LIMITS_FINE,
+	LIMITS_RATE,
+	LIMITS_UNFINISHED,
+	LIMITS_CHANNELS,
+	LIMITS_TOTAL,
+	LIMITS_PORTS,
+};
 const char *limits_words(enum verdict verdict);
 
 /* A connection of this source has come; unless it is fine, nothing was counted. */

@@ -413,6 +413,31 @@ def test_channels_in_all(world):
     world.await_line("event=refused .*why=total")
 
 
+def linger(world, channels):
+    """Their sources have gone, and what they said is not taken."""
+    for near, _ in channels:
+        fill(near)
+        near.close()
+
+
+@pytest.mark.parametrize("limit", ["--max-channels", "--max-total"])
+def test_a_target_that_takes_nothing_keeps_nobody_from_others(world, limit):
+    """The channel that lingers longest gives way, and no other does."""
+    world.start(limit, 3)
+    guests = {cid: world.guest(cid) for cid in (42, 43, 44)}
+    channels = [channel(world, guests[42], guests[43], port) for port in (1, 2, 3)]
+    linger(world, channels[:1])
+    guests[44].listen(42, 4)
+    assert guests[42].ask(44, 4)[1] == BUSY  # it may be only slow
+    linger(world, channels[1:2])
+    near, far = channels[2]
+    until(lambda: guests[42].ask(44, 4)[1] == OK, 10)
+    assert len(world.lines("event=closed")) == 1
+    assert world.lines("event=closed id=1 .*by=gave-way undelivered=")
+    near.sendall(b"not this one")
+    assert receive(far, 12) == b"not this one"
+
+
 def test_requests_per_second(world):
     world.start("--rate", 5)
     guests = {cid: world.guest(cid) for cid in (42, 44)}
@@ -489,6 +514,12 @@ def test_as_many_channels_as_there_are_ports(world):
         ends.append((near, accept(listener)[0]))
     assert status == BUSY and len(ends) == 767
     world.await_line("event=refused .*why=ports")
+    # One that lingers gives way.
+    linger(world, ends[:1])
+    near = until(lambda: [sock for sock, status in [source.ask(43, 1)] if status == OK], 10)[0]
+    assert world.lines("event=closed id=1 .*by=gave-way")
+    ends.pop(0)[1].close()
+    ends.append((near, accept(listener)[0]))
     for number, (near, far) in enumerate(ends):
         near.sendall(b"%06d" % number)
         far.sendall(b"%06d" % -number)
