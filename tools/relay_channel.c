@@ -133,13 +133,18 @@ static void unlink_channel(struct relay *relay, struct channel *c)
 	relay->count--;
 }
 
+static bool is_privileged(const struct channel *c)
+{
+	return c->source_port < ORDINARY_PORTS;
+}
+
 static void bury(struct relay *relay, struct channel *c)
 {
 	pair_close(&c->pair);
 	if (c->share == SHARE_UNFINISHED)
 		limits_heard(c->source);
 	else if (c->share == SHARE_CHANNEL)
-		limits_close(c->source);
+		limits_close(c->source, is_privileged(c));
 	if (c->from)
 		ports_release(c->from);
 	unlink_channel(relay, c);
@@ -153,20 +158,22 @@ static void finish(struct relay *relay, struct channel *c, const char *by)
 	bury(relay, c);
 }
 
-static bool is_privileged(const struct channel *c)
-{
-	return c->source_port < ORDINARY_PORTS;
-}
-
 /* It has of what `who` needs. */
 static bool could_give_way(const struct channel *c, const struct channel *who,
 			   enum verdict shortage)
 {
 	if (c->stage != OPEN || !c->lingers_since || !pair_lingers(&c->pair))
 		return false;
-	if (shortage == LIMITS_CHANNELS)
+	switch (shortage) {
+	case LIMITS_CHANNELS:
 		return c->source == who->source;
-	return shortage == LIMITS_TOTAL || is_privileged(c) == is_privileged(who);
+	case LIMITS_PRIVILEGED:
+		return c->source == who->source && is_privileged(c);
+	case LIMITS_PORTS:
+		return is_privileged(c) == is_privileged(who);
+	default:
+		return true;
+	}
 }
 
 /* Who takes nothing, or a byte a minute, shall not use up what the other side may have: so
@@ -375,10 +382,10 @@ static bool is_allowed(const struct relay *relay, const struct channel *c)
 
 static enum verdict take_share(struct relay *relay, struct channel *c)
 {
-	enum verdict verdict = limits_open(&relay->limits, c->source);
+	enum verdict verdict = limits_open(&relay->limits, c->source, is_privileged(c));
 
 	if (verdict != LIMITS_FINE && make_room(relay, c, verdict))
-		verdict = limits_open(&relay->limits, c->source);
+		verdict = limits_open(&relay->limits, c->source, is_privileged(c));
 	return verdict;
 }
 

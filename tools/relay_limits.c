@@ -21,7 +21,7 @@
 
 struct account {
 	struct bucket bucket;
-	uint32_t unfinished, channels;
+	uint32_t unfinished, channels, privileged;
 	bool known;
 };
 
@@ -55,7 +55,7 @@ bool bucket_take(struct bucket *b, unsigned rate, unsigned burst, int64_t now)
 const char *limits_words(enum verdict verdict)
 {
 	static const char *const words[] = {
-		"", "rate", "unfinished", "channels", "total", "ports",
+		"", "rate", "unfinished", "channels", "privileged", "total", "ports",
 	};
 
 	return words[verdict];
@@ -89,20 +89,26 @@ void limits_heard(uint32_t source)
 	unfinished_in_all--;
 }
 
-enum verdict limits_open(const struct limits *limits, uint32_t source)
+enum verdict limits_open(const struct limits *limits, uint32_t source, bool privileged)
 {
-	if (accounts[source].channels >= limits->channels)
+	struct account *a = &accounts[source];
+
+	if (a->channels >= limits->channels)
 		return LIMITS_CHANNELS;
+	if (privileged && a->privileged >= (limits->channels + 3) / 4)
+		return LIMITS_PRIVILEGED;
 	if (channels_in_all >= limits->total)
 		return LIMITS_TOTAL;
-	accounts[source].channels++;
+	a->channels++;
+	a->privileged += privileged;
 	channels_in_all++;
 	return LIMITS_FINE;
 }
 
-void limits_close(uint32_t source)
+void limits_close(uint32_t source, bool privileged)
 {
 	accounts[source].channels--;
+	accounts[source].privileged -= privileged;
 	channels_in_all--;
 }
 

@@ -27,6 +27,7 @@ enum verdict {
 	LIMITS_RATE,
 	LIMITS_UNFINISHED,
 	LIMITS_CHANNELS,
+	LIMITS_PRIVILEGED,
 	LIMITS_TOTAL,
 	LIMITS_PORTS,
 };
@@ -36,9 +37,10 @@ const char *limits_words(enum verdict verdict);
 enum verdict limits_enter(const struct limits *limits, uint32_t source, int64_t now);
 /* Its request is complete, or it has gone: it is unfinished no more. */
 void limits_heard(uint32_t source);
-/* It becomes a channel. */
-enum verdict limits_open(const struct limits *limits, uint32_t source);
-void limits_close(uint32_t source);
+/* It becomes a channel.  There are few ports for privileged ones: of these a source has a
+ * quarter of its channels at most. */
+enum verdict limits_open(const struct limits *limits, uint32_t source, bool privileged);
+void limits_close(uint32_t source, bool privileged);
 
 /* Binds `fd` to a port for the channel.  0, or -1/EADDRINUSE: none is free, EACCES. */
 int ports_bind(int fd, bool privileged, bool ours, uint32_t *port);

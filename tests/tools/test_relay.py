@@ -438,6 +438,24 @@ def test_a_target_that_takes_nothing_keeps_nobody_from_others(world, limit):
     assert receive(far, 12) == b"not this one"
 
 
+def test_privileged_channels_of_one_source(relay):
+    """It leaves some of their ports to others, and has its other channels."""
+    guests = {cid: relay.guest(cid) for cid in (42, 43, 44)}
+    listeners = {cid: guests[43].listen(cid, 1) for cid in (42, 44)}
+    far = []
+    for port in range(1, 256):
+        sock, status = guests[42].ask(43, 1, source_port=port)
+        if status != OK:
+            break
+        far.append(accept(listeners[42])[0])
+    assert status == BUSY and len(far) == 64
+    relay.await_line("event=refused .*why=privileged")
+    assert guests[44].ask(43, 1, source_port=1)[1] == OK
+    assert guests[42].ask(43, 1)[1] == OK
+    far[0].close()
+    until(lambda: guests[42].ask(43, 1, source_port=port + 1)[1] == OK)
+
+
 def test_requests_per_second(world):
     world.start("--rate", 5)
     guests = {cid: world.guest(cid) for cid in (42, 44)}
