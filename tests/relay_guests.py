@@ -86,7 +86,8 @@ class World:
     def start(self, *options, wrapper=(), wait=True, preload=FAKE, **variables):
         env = {name: value for name, value in os.environ.items()
                if not name.startswith("VCHAN_")}
-        env.update(FAKE_VSOCK=self.word, ASAN_OPTIONS="verify_asan_link_order=0", **variables)
+        env.update({"FAKE_VSOCK": self.word, "ASAN_OPTIONS": "verify_asan_link_order=0",
+                    **variables})
         if preload:
             env["LD_PRELOAD"] = str(preload)
         listening = "event=listening|\"event\":\"listening\""

@@ -423,6 +423,12 @@ static void hear(struct relay *relay, struct channel *c)
 			       sizeof c->request - c->heard, false);
 	const char *why;
 
+	c->starved = n < 0 && vsock_is_short_of_memory(errno) &&
+		     !vsock_has_ended(c->pair.side[SOURCE_SIDE].fd);
+	if (c->starved) {
+		tick_by(relay, clock_now() + TICK_LEAST);
+		return;
+	}
 	if (n < 0 && errno == EAGAIN)
 		return;
 	if (n <= 0) {
@@ -578,6 +584,8 @@ static void tick_open(struct relay *relay, struct channel *c, int64_t now)
 
 static void tick_other(struct relay *relay, struct channel *c, int64_t now)
 {
+	if (c->starved)
+		enqueue(relay, c);
 	if (now < c->until)
 		tick_by(relay, c->until);
 	else if (c->stage == HEARING)

@@ -9,6 +9,7 @@ import os
 import pathlib
 import random
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -234,6 +235,15 @@ def test_a_request_in_two_pieces_and_what_follows(relay):
     far, _ = accept(listener)
     assert receive(far, len(data)) == data
     far.close()
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+def test_a_request_while_memory_is_short(world):
+    """It is read once there is some."""
+    world.start(wrapper=("strace", "-D", "-o", os.devnull, "-e",
+                         "inject=recvfrom:error=ENOMEM:when=1..40"),
+                ASAN_OPTIONS="verify_asan_link_order=0:detect_leaks=0")
+    assert world.guest(42).ask(77, 512)[1] == NO_MACHINE
 
 
 @pytest.mark.parametrize("size", [1, 100_000])
