@@ -146,7 +146,7 @@ static void bury(struct relay *relay, struct channel *c)
 	else if (c->share == SHARE_CHANNEL)
 		limits_close(c->source, is_privileged(c));
 	if (c->from)
-		ports_release(c->from);
+		ports_release(c->from, c->source, c->wanted.target, clock_now());
 	unlink_channel(relay, c);
 	c->stage = DEAD;
 	enqueue(relay, c); /* where it is freed */
@@ -382,8 +382,11 @@ static bool is_allowed(const struct relay *relay, const struct channel *c)
 
 static enum verdict take_share(struct relay *relay, struct channel *c)
 {
-	enum verdict verdict = limits_open(&relay->limits, c->source, is_privileged(c));
+	enum verdict verdict;
 
+	if (!ports_may_open(c->source, c->wanted.target, is_privileged(c), clock_now()))
+		return LIMITS_HELD;
+	verdict = limits_open(&relay->limits, c->source, is_privileged(c));
 	if (verdict != LIMITS_FINE && make_room(relay, c, verdict))
 		verdict = limits_open(&relay->limits, c->source, is_privileged(c));
 	return verdict;

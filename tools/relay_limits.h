@@ -30,6 +30,7 @@ enum verdict {
 	LIMITS_PRIVILEGED,
 	LIMITS_TOTAL,
 	LIMITS_PORTS,
+	LIMITS_HELD,
 };
 const char *limits_words(enum verdict verdict);
 
@@ -44,6 +45,9 @@ void limits_close(uint32_t source, bool privileged);
 
 /* Binds `fd` to a port for the channel.  0, or -1/EADDRINUSE: none is free, EACCES. */
 int ports_bind(int fd, bool privileged, bool ours, uint32_t *port);
-void ports_release(uint32_t port);
+/* The channel is closed; source 0: there was none. */
+void ports_release(uint32_t port, uint32_t source, uint32_t target, int64_t now);
+/* False: the kernel keeps too many that were theirs. */
+bool ports_may_open(uint32_t source, uint32_t target, bool privileged, int64_t now);
 
 #endif

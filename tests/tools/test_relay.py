@@ -466,6 +466,42 @@ def test_privileged_channels_of_one_source(relay):
     until(lambda: guests[42].ask(43, 1, source_port=port + 1)[1] == OK)
 
 
+def test_a_pair_whose_ports_the_kernel_keeps(relay):
+    """It has to wait, and ports are left for others.  The kernel is played by the test."""
+    guests = {cid: relay.guest(cid) for cid in (42, 43, 44)}
+    listener = guests[43].listen(42, 1)
+    kept = []
+    for _ in range(64):
+        near, status = guests[42].ask(43, 1)
+        assert status == OK
+        far, port = accept(listener)
+        near.close()
+        assert is_over(far)
+        far.close()
+        kept.append(relay.opened.enter_context(socket.socket(socket.AF_UNIX)))
+        until(lambda: attempt(kept[-1].bind, f"\0fake-vsock/{relay.word}/2/{port}") is None)
+    assert guests[42].ask(43, 1)[1] == BUSY
+    relay.await_line("event=refused .*why=held")
+    guests[44].listen(42, 1)
+    guests[43].listen(44, 1)
+    assert guests[42].ask(44, 1)[1] == guests[44].ask(43, 1)[1] == OK
+    kept[0].close()
+    until(lambda: guests[42].ask(43, 1)[1] == OK)
+
+
+def test_channels_that_come_and_go(relay):
+    """There may be any number of them."""
+    source, target = relay.guest(42), relay.guest(43)
+    listener = target.listen(42, 1)
+    for _ in range(1000):
+        near, status = source.ask(43, 1)
+        assert status == OK
+        far, _ = accept(listener)
+        near.close()
+        assert is_over(far)
+        far.close()
+
+
 def test_requests_per_second(world):
     world.start("--rate", 5)
     guests = {cid: world.guest(cid) for cid in (42, 44)}
