@@ -19,7 +19,9 @@ import time
 
 import vchan
 
-TOOL = vchan.LIBRARY.parent / "vchan-vsock"
+# $VCHAN_TOOL: as in tooling.py.
+TOOL = pathlib.Path(os.environ.get("VCHAN_TOOL")
+                    or vchan.LIBRARY.parent / "vchan-vsock").resolve()
 FAKE = vchan.ROOT / "build" / "fake" / "vsock.so"
 SOON = 20
 HOST, PORT = 2, 768

@@ -12,24 +12,17 @@ import resource
 import shutil
 import signal
 import socket
-import subprocess
 import threading
 import time
 
 import pytest
 
 import relay_guests
-import vchan
 from relay_guests import (BUSY, DENIED, FRAMED, NO_MACHINE, OK, OURS, REFUSED, World, accept,
                           answer_of, channel, is_over, receive, request, until)
 
-SANITIZED = "-" in vchan.LIBRARY.parent.name
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fake():
-    subprocess.run(["make", "-s", relay_guests.FAKE.relative_to(vchan.ROOT)], cwd=vchan.ROOT,
-                   check=True, timeout=60)
+SANITIZED = "-" in relay_guests.TOOL.parent.name
+pytestmark = pytest.mark.usefixtures("tool_built")
 
 
 @pytest.fixture
