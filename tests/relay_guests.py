@@ -19,7 +19,9 @@ import time
 
 import vchan
 
-TOOL = vchan.LIBRARY.parent / "vchan-vsock"
+# $VCHAN_TOOL: as in tooling.py.
+TOOL = pathlib.Path(os.environ.get("VCHAN_TOOL")
+                    or vchan.LIBRARY.parent / "vchan-vsock").resolve()
 FAKE = vchan.ROOT / "build" / "fake" / "vsock.so"
 SOON = 20
 HOST, PORT = 2, 768
@@ -86,7 +88,8 @@ class World:
     def start(self, *options, wrapper=(), wait=True, preload=FAKE, **variables):
         env = {name: value for name, value in os.environ.items()
                if not name.startswith("VCHAN_")}
-        env.update(FAKE_VSOCK=self.word, ASAN_OPTIONS="verify_asan_link_order=0", **variables)
+        env.update({"FAKE_VSOCK": self.word, "ASAN_OPTIONS": "verify_asan_link_order=0",
+                    **variables})
         if preload:
             env["LD_PRELOAD"] = str(preload)
         listening = "event=listening|\"event\":\"listening\""

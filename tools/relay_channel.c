@@ -17,6 +17,7 @@
 #define REQUEST_WAIT (5 * CLOCK_S)
 #define CONNECT_WAIT (10 * CLOCK_S) /* the kernel is faster */
 #define LINGER (60 * CLOCK_S)       /* without a byte that is taken */
+#define LINGER_LEAST (2 * CLOCK_S)  /* even where its place is wanted */
 #define TICK_LEAST (10 * CLOCK_MS)
 
 #define INPUT (EPOLLIN | EPOLLRDHUP | EPOLLET)
@@ -132,18 +133,64 @@ static void unlink_channel(struct relay *relay, struct channel *c)
 	relay->count--;
 }
 
+static bool is_privileged(const struct channel *c)
+{
+	return c->source_port < ORDINARY_PORTS;
+}
+
 static void bury(struct relay *relay, struct channel *c)
 {
 	pair_close(&c->pair);
 	if (c->share == SHARE_UNFINISHED)
 		limits_heard(c->source);
 	else if (c->share == SHARE_CHANNEL)
-		limits_close(c->source);
+		limits_close(c->source, is_privileged(c));
 	if (c->from)
-		ports_release(c->from);
+		ports_release(c->from, c->source, c->wanted.target, clock_now());
 	unlink_channel(relay, c);
 	c->stage = DEAD;
 	enqueue(relay, c); /* where it is freed */
+}
+
+static void finish(struct relay *relay, struct channel *c, const char *by)
+{
+	log_closed(c, by);
+	bury(relay, c);
+}
+
+/* It has of what `who` needs. */
+static bool could_give_way(const struct channel *c, const struct channel *who,
+			   enum verdict shortage)
+{
+	if (c->stage != OPEN || !c->lingers_since || !pair_lingers(&c->pair))
+		return false;
+	switch (shortage) {
+	case LIMITS_CHANNELS:
+		return c->source == who->source;
+	case LIMITS_PRIVILEGED:
+		return c->source == who->source && is_privileged(c);
+	case LIMITS_PORTS:
+		return is_privileged(c) == is_privileged(who);
+	default:
+		return true;
+	}
+}
+
+/* Who takes nothing, or a byte a minute, shall not use up what the other side may have: so
+ * of those that linger one gives way, unless all of them are new and may be only slow.
+ * It is freed in a turn of its own. */
+static bool make_room(struct relay *relay, const struct channel *who, enum verdict shortage)
+{
+	struct channel *longest = NULL;
+
+	for (struct channel *c = relay->channels; c; c = c->next)
+		if (could_give_way(c, who, shortage) &&
+		    (!longest || c->lingers_since < longest->lingers_since))
+			longest = c;
+	if (!longest || clock_now() < longest->lingers_since + LINGER_LEAST)
+		return false;
+	finish(relay, longest, "gave-way");
+	return true;
 }
 
 static void answer(int fd, enum relay_status status)
@@ -285,13 +332,26 @@ static void finish_connecting(struct relay *relay, struct channel *c)
 		connect_failed(relay, c, errno);
 }
 
-static int open_target(struct relay *relay, struct channel *c)
+/* The kernel may keep the port of one that gave way until its target has answered; then it
+ * is for who comes next. */
+static int bind_target(struct relay *relay, struct channel *c)
 {
 	bool ours = c->wanted.ours && !c->wanted.framed;
+	int fd = c->pair.side[TARGET_SIDE].fd;
+
+	if (ports_bind(fd, is_privileged(c), ours, &c->from) == 0)
+		return 0;
+	if (errno != EADDRINUSE || !make_room(relay, c, LIMITS_PORTS))
+		return -1;
+	return ports_bind(fd, is_privileged(c), ours, &c->from);
+}
+
+static int open_target(struct relay *relay, struct channel *c)
+{
 	int fd = vsock_socket(relay->config.buffer_size);
 
 	c->pair.side[TARGET_SIDE].fd = fd;
-	if (fd < 0 || ports_bind(fd, c->source_port < ORDINARY_PORTS, ours, &c->from) < 0)
+	if (fd < 0 || bind_target(relay, c) < 0)
 		return -1;
 	return watch(relay, c, TARGET_SIDE, EPOLL_CTL_ADD, EPOLLOUT | EPOLLET);
 }
@@ -299,7 +359,8 @@ static int open_target(struct relay *relay, struct channel *c)
 static void connect_target(struct relay *relay, struct channel *c, uint32_t port)
 {
 	if (open_target(relay, c) < 0) {
-		refuse(relay, c, RELAY_BUSY, errno == EADDRINUSE ? "ports" : strerror(errno));
+		refuse(relay, c, RELAY_BUSY, errno == EADDRINUSE ?
+		       limits_words(LIMITS_PORTS) : strerror(errno));
 		return;
 	}
 	c->until = clock_now() + CONNECT_WAIT;
@@ -319,6 +380,18 @@ static bool is_allowed(const struct relay *relay, const struct channel *c)
 	       policy_allows(relay->policy, c->source, c->wanted.target, c->wanted.port);
 }
 
+static enum verdict take_share(struct relay *relay, struct channel *c)
+{
+	enum verdict verdict;
+
+	if (!ports_may_open(c->source, c->wanted.target, is_privileged(c), clock_now()))
+		return LIMITS_HELD;
+	verdict = limits_open(&relay->limits, c->source, is_privileged(c));
+	if (verdict != LIMITS_FINE && make_room(relay, c, verdict))
+		verdict = limits_open(&relay->limits, c->source, is_privileged(c));
+	return verdict;
+}
+
 /* The request is complete, and well-formed. */
 static void decide(struct relay *relay, struct channel *c)
 {
@@ -333,7 +406,7 @@ static void decide(struct relay *relay, struct channel *c)
 		refuse(relay, c, RELAY_DENIED, "policy");
 		return;
 	}
-	verdict = limits_open(&relay->limits, c->source);
+	verdict = take_share(relay, c);
 	if (verdict != LIMITS_FINE) {
 		refuse(relay, c, RELAY_BUSY, limits_words(verdict));
 		return;
@@ -353,6 +426,12 @@ static void hear(struct relay *relay, struct channel *c)
 			       sizeof c->request - c->heard, false);
 	const char *why;
 
+	c->starved = n < 0 && vsock_is_short_of_memory(errno) &&
+		     !vsock_has_ended(c->pair.side[SOURCE_SIDE].fd);
+	if (c->starved) {
+		tick_by(relay, clock_now() + TICK_LEAST);
+		return;
+	}
 	if (n < 0 && errno == EAGAIN)
 		return;
 	if (n <= 0) {
@@ -379,12 +458,6 @@ static const char *ended_by(const struct pair *p)
 		if (p->side[i].gone && p->side[i].ended)
 			return side_names[i];
 	return "both";
-}
-
-static void finish(struct relay *relay, struct channel *c, const char *by)
-{
-	log_closed(c, by);
-	bury(relay, c);
 }
 
 /* EPOLLOUT is asked for only while it is needed: each packet that comes would wake us
@@ -415,8 +488,10 @@ static void pass_on(struct relay *relay, struct channel *c)
 	c->starved = state == PAIR_STARVED;
 	if (c->starved)
 		tick_by(relay, clock_now() + TICK_LEAST);
+	if (pair_lingers(&c->pair) && !c->lingers_since)
+		c->lingers_since = clock_now();
 	/* Who speaks again is nudged often again, and who has gone is waited for. */
-	if (c->resting || pair_lingers(&c->pair)) {
+	if (c->resting || c->lingers_since) {
 		c->resting = false;
 		tick_by(relay, clock_now() + NUDGE_EVERY);
 	}
@@ -512,6 +587,8 @@ static void tick_open(struct relay *relay, struct channel *c, int64_t now)
 
 static void tick_other(struct relay *relay, struct channel *c, int64_t now)
 {
+	if (c->starved)
+		enqueue(relay, c);
 	if (now < c->until)
 		tick_by(relay, c->until);
 	else if (c->stage == HEARING)

@@ -61,7 +61,7 @@ struct channel {
 
 	int64_t since, until;
 	struct nudging nudging[2];
-	int64_t linger_until;
+	int64_t lingers_since, linger_until; /* 0: it does not linger */
 	uint64_t lingering_at; /* the count of bytes then */
 };
 

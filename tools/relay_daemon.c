@@ -323,7 +323,7 @@ static int try_a_low_port(struct daemon *d)
 		return tool_failed("no vsock port below 1024 to connect from: %s%s", strerror(err),
 				   err == EACCES ? ": it takes CAP_NET_BIND_SERVICE; be root, or "
 				   "have the service manager give it (AmbientCapabilities=)" : "");
-	ports_release(port);
+	ports_release(port, 0, 0, 0);
 	return TOOL_OK;
 }
 

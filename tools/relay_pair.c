@@ -124,6 +124,8 @@ static void pull(struct pair_side *from, struct pair_side *to)
 		end(from, to);
 	} else if (errno == EAGAIN) {
 		from->readable = false;
+	} else if (vsock_is_short_of_memory(errno) && !vsock_has_ended(from->fd)) {
+		from->unread = true; /* the bytes are there; one that was reset is not */
 	} else {
 		break_off(from, to);
 	}
@@ -133,6 +135,7 @@ static void forward(struct pair_side *from, struct pair_side *to)
 {
 	if (to->unsent && !to->blocked)
 		push_unsent(to, from);
+	from->unread = false;
 	if (from->readable && !from->ended && !to->unsent && !to->gone)
 		pull(from, to);
 	/* Who has gone wholly is the end of both. */
@@ -169,7 +172,12 @@ static bool is_over(const struct pair *p)
 
 static bool can_go_on(const struct pair_side *from, const struct pair_side *to)
 {
-	return from->readable && !from->ended && !to->unsent && !to->gone;
+	return from->readable && !from->unread && !from->ended && !to->unsent && !to->gone;
+}
+
+static bool is_short(const struct pair_side *side)
+{
+	return side->starved || side->unread;
 }
 
 enum pair_state pair_turn(struct pair *p)
@@ -189,12 +197,21 @@ enum pair_state pair_turn(struct pair *p)
 	tell_who_is_cut(b);
 	if (can_go_on(a, b) || can_go_on(b, a))
 		return PAIR_MORE;
-	return a->starved || b->starved ? PAIR_STARVED : PAIR_ASLEEP;
+	return is_short(a) || is_short(b) ? PAIR_STARVED : PAIR_ASLEEP;
+}
+
+/* One that was told its end cannot be asked whether it has gone, and what the other does
+ * not take keeps us from reading its own end: so what the kernel has said of it counts. */
+static bool has_left(const struct pair_side *side, const struct pair_side *other)
+{
+	return side->gone || (side->told && side->hung && other->unsent);
 }
 
 bool pair_lingers(const struct pair *p)
 {
-	return p->side[0].gone || p->side[1].gone;
+	const struct pair_side *a = &p->side[0], *b = &p->side[1];
+
+	return has_left(a, b) || has_left(b, a);
 }
 
 size_t pair_undelivered(const struct pair *p)

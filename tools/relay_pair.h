@@ -34,7 +34,8 @@ struct pair_side {
 	bool cut;      /* nothing that it sends is wanted; it does not know yet */
 	bool told;     /* it knows that nothing more will come */
 	bool blocked;  /* wants EPOLLOUT: it has not taken all of this */
-	bool starved;  /* the kernel's memory was short: no event will tell */
+	bool starved;  /* the kernel's memory was short for it: no event will tell */
+	bool unread;   /* the same, for what it has sent */
 	unsigned char *unsent;
 	size_t unsent_from, unsent_to;
 	uint64_t received; /* bytes, from it */

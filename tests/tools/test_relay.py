@@ -9,26 +9,20 @@ import os
 import pathlib
 import random
 import resource
+import shutil
 import signal
 import socket
-import subprocess
 import threading
 import time
 
 import pytest
 
 import relay_guests
-import vchan
 from relay_guests import (BUSY, DENIED, FRAMED, NO_MACHINE, OK, OURS, REFUSED, World, accept,
                           answer_of, channel, is_over, receive, request, until)
 
-SANITIZED = "-" in vchan.LIBRARY.parent.name
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fake():
-    subprocess.run(["make", "-s", relay_guests.FAKE.relative_to(vchan.ROOT)], cwd=vchan.ROOT,
-                   check=True, timeout=60)
+SANITIZED = "-" in relay_guests.TOOL.parent.name
+pytestmark = pytest.mark.usefixtures("tool_built")
 
 
 @pytest.fixture
@@ -236,6 +230,15 @@ def test_a_request_in_two_pieces_and_what_follows(relay):
     far.close()
 
 
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+def test_a_request_while_memory_is_short(world):
+    """It is read once there is some."""
+    world.start(wrapper=("strace", "-D", "-o", os.devnull, "-e",
+                         "inject=recvfrom:error=ENOMEM:when=1..40"),
+                ASAN_OPTIONS="verify_asan_link_order=0:detect_leaks=0")
+    assert world.guest(42).ask(77, 512)[1] == NO_MACHINE
+
+
 @pytest.mark.parametrize("size", [1, 100_000])
 def test_what_follows_the_request_at_once_is_delivered(relay, size):
     source, target = relay.guest(42), relay.guest(43)
@@ -413,6 +416,85 @@ def test_channels_in_all(world):
     world.await_line("event=refused .*why=total")
 
 
+def linger(world, channels):
+    """Their sources have gone, and what they said is not taken."""
+    for near, _ in channels:
+        fill(near)
+        near.close()
+
+
+@pytest.mark.parametrize("limit", ["--max-channels", "--max-total"])
+def test_a_target_that_takes_nothing_keeps_nobody_from_others(world, limit):
+    """The channel that lingers longest gives way, and no other does."""
+    world.start(limit, 3)
+    guests = {cid: world.guest(cid) for cid in (42, 43, 44)}
+    channels = [channel(world, guests[42], guests[43], port) for port in (1, 2, 3)]
+    linger(world, channels[:1])
+    guests[44].listen(42, 4)
+    assert guests[42].ask(44, 4)[1] == BUSY  # it may be only slow
+    linger(world, channels[1:2])
+    near, far = channels[2]
+    until(lambda: guests[42].ask(44, 4)[1] == OK, 10)
+    assert len(world.lines("event=closed")) == 1
+    assert world.lines("event=closed id=1 .*by=gave-way undelivered=")
+    near.sendall(b"not this one")
+    assert receive(far, 12) == b"not this one"
+
+
+def test_privileged_channels_of_one_source(relay):
+    """It leaves some of their ports to others, and has its other channels."""
+    guests = {cid: relay.guest(cid) for cid in (42, 43, 44)}
+    listeners = {cid: guests[43].listen(cid, 1) for cid in (42, 44)}
+    far = []
+    for port in range(1, 256):
+        sock, status = guests[42].ask(43, 1, source_port=port)
+        if status != OK:
+            break
+        far.append(accept(listeners[42])[0])
+    assert status == BUSY and len(far) == 64
+    relay.await_line("event=refused .*why=privileged")
+    assert guests[44].ask(43, 1, source_port=1)[1] == OK
+    assert guests[42].ask(43, 1)[1] == OK
+    far[0].close()
+    until(lambda: guests[42].ask(43, 1, source_port=port + 1)[1] == OK)
+
+
+def test_a_pair_whose_ports_the_kernel_keeps(relay):
+    """It has to wait, and ports are left for others.  The kernel is played by the test."""
+    guests = {cid: relay.guest(cid) for cid in (42, 43, 44)}
+    listener = guests[43].listen(42, 1)
+    kept = []
+    for _ in range(64):
+        near, status = guests[42].ask(43, 1)
+        assert status == OK
+        far, port = accept(listener)
+        near.close()
+        assert is_over(far)
+        far.close()
+        kept.append(relay.opened.enter_context(socket.socket(socket.AF_UNIX)))
+        until(lambda: attempt(kept[-1].bind, f"\0fake-vsock/{relay.word}/2/{port}") is None)
+    assert guests[42].ask(43, 1)[1] == BUSY
+    relay.await_line("event=refused .*why=held")
+    guests[44].listen(42, 1)
+    guests[43].listen(44, 1)
+    assert guests[42].ask(44, 1)[1] == guests[44].ask(43, 1)[1] == OK
+    kept[0].close()
+    until(lambda: guests[42].ask(43, 1)[1] == OK)
+
+
+def test_channels_that_come_and_go(relay):
+    """There may be any number of them."""
+    source, target = relay.guest(42), relay.guest(43)
+    listener = target.listen(42, 1)
+    for _ in range(1000):
+        near, status = source.ask(43, 1)
+        assert status == OK
+        far, _ = accept(listener)
+        near.close()
+        assert is_over(far)
+        far.close()
+
+
 def test_requests_per_second(world):
     world.start("--rate", 5)
     guests = {cid: world.guest(cid) for cid in (42, 44)}
@@ -489,6 +571,12 @@ def test_as_many_channels_as_there_are_ports(world):
         ends.append((near, accept(listener)[0]))
     assert status == BUSY and len(ends) == 767
     world.await_line("event=refused .*why=ports")
+    # One that lingers gives way.
+    linger(world, ends[:1])
+    near = until(lambda: [sock for sock, status in [source.ask(43, 1)] if status == OK], 10)[0]
+    assert world.lines("event=closed id=1 .*by=gave-way")
+    ends.pop(0)[1].close()
+    ends.append((near, accept(listener)[0]))
     for number, (near, far) in enumerate(ends):
         near.sendall(b"%06d" % number)
         far.sendall(b"%06d" % -number)

@@ -11,6 +11,8 @@ from puppet import Puppet
 from relay_guests import World
 from vchan import CONNECTED, DISCONNECTED, PAGE, until
 
+pytestmark = pytest.mark.usefixtures("tool_built")
+
 
 @pytest.fixture(autouse=True)
 def real_domains(clean_environment, monkeypatch):

@@ -1,15 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The relay's policy: what a file may say, and where it is said to be wrong."""
+import os
 import subprocess
 
 import pytest
 
 import relay_guests
 
+pytestmark = pytest.mark.usefixtures("tool_built")
+
+
+def relay(*words):
+    # As in conftest.py: a sanitizer's library need not be the first.
+    options = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
+    return subprocess.run([relay_guests.TOOL, "relay", *words], text=True, timeout=20,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env={**os.environ, "ASAN_OPTIONS": options})
+
 
 def check(path):
-    return subprocess.run([relay_guests.TOOL, "relay", "--check", path], text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20)
+    return relay("--check", path)
 
 
 def checked(tmp_path, text):
@@ -138,14 +148,12 @@ def test_a_directory(tmp_path):
     (["relay.policy"], 'what is "relay.policy"? It takes options only'),
 ])
 def test_usage(words, said):
-    done = subprocess.run([relay_guests.TOOL, "relay", *words], text=True, timeout=20,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = relay(*words)
     assert done.returncode == 2 and said in done.stderr and done.stdout == ""
 
 
 def test_help_explains_every_option():
-    done = subprocess.run([relay_guests.TOOL, "relay", "--help"], text=True, timeout=20,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = relay("--help")
     assert done.returncode == 0 and done.stderr == ""
     for word in ("--policy", "--check", "--port", "--max-channels", "--max-total", "--rate",
                  "--drain", "--json", "SIGHUP", "SIGTERM", "Example"):

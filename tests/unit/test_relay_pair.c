@@ -7,8 +7,24 @@
 #include <sys/socket.h>
 
 #include "unit.h"
+#include "vchan/vsock.h"
+
+static int failures; /* of receives that are to come */
+
+static ssize_t receive(int fd, void *to, size_t size, bool wait)
+{
+	if (failures > 0) {
+		failures--;
+		errno = ENOMEM;
+		return -1;
+	}
+	return vsock_recv(fd, to, size, wait);
+}
+
+#define vsock_recv receive
 /* It is the tool's, and not among the library's objects. */
 #include "tools/relay_pair.c" /* NOLINT(bugprone-suspicious-include): no object has it */
+#undef vsock_recv
 
 #define SIZE ((size_t)1 << 20)
 #define SMALL 8192
@@ -37,6 +53,7 @@ static int start(void **state)
 	(void)state;
 	memset(&pair, 0, sizeof pair);
 	arrived = 0;
+	failures = 0;
 	epoll = epoll_create1(EPOLL_CLOEXEC);
 	for (int i = 0; i < 2; i++) {
 		int fds[2];
@@ -181,6 +198,45 @@ static void a_half_close_is_passed_on_and_no_more(void **state)
 	assert_false(pair_lingers(&pair));
 }
 
+/* It takes nothing and sends no more, and must not keep the channel of one that has gone. */
+static void who_goes_after_the_others_half_close_is_waited_for_no_longer_than_others(
+	void **state)
+{
+	size_t size = SMALL * 4;
+
+	(void)state;
+	assert_int_equal(send(ends[0], sent, size, 0), size);
+	assert_int_equal(shutdown(ends[1], SHUT_WR), 0);
+	assert_int_equal(go_on(-1), PAIR_ASLEEP);
+	assert_true(pair.side[0].told);
+	assert_true(pair_undelivered(&pair) > 0);
+	assert_false(pair_lingers(&pair));
+	leave(0);
+	assert_int_equal(go_on(-1), PAIR_ASLEEP);
+	assert_true(pair_lingers(&pair));
+	assert_int_equal(go_on(1), PAIR_OVER);
+	assert_int_equal(arrived, size);
+	assert_memory_equal(got, sent, size);
+}
+
+static void bytes_wait_while_memory_is_short(void **state)
+{
+	(void)state;
+	failures = 20;
+	assert_int_equal(send(ends[0], sent, 100, 0), 100);
+	while (failures) {
+		/* No event would wake it. */
+		assert_int_equal(go_on(1), PAIR_STARVED);
+		assert_false(pair.side[0].ended);
+	}
+	assert_int_equal(go_on(1), PAIR_ASLEEP);
+	assert_int_equal(arrived, 100);
+	assert_memory_equal(got, sent, 100);
+	leave(0);
+	assert_int_equal(go_on(1), PAIR_OVER);
+	assert_int_equal(pair.side[0].error, 0);
+}
+
 #define PAIR_TEST(name) cmocka_unit_test_setup_teardown(name, start, finish)
 
 static const struct CMUnitTest tests[] = {
@@ -189,6 +245,8 @@ static const struct CMUnitTest tests[] = {
 	PAIR_TEST(who_has_gone_has_his_last_bytes_delivered),
 	PAIR_TEST(who_writes_to_one_that_has_gone_is_told),
 	PAIR_TEST(a_half_close_is_passed_on_and_no_more),
+	PAIR_TEST(who_goes_after_the_others_half_close_is_waited_for_no_longer_than_others),
+	PAIR_TEST(bytes_wait_while_memory_is_short),
 };
 
 UNIT_MAIN(tests)
