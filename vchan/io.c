@@ -633,19 +633,46 @@ static int ready(libvchan_t *h)
 	return (int)h->in_size;
 }
 
+/* At the end of the connection 0 says that nothing is left, now or later. */
+static bool is_last_word(const libvchan_t *h)
+{
+	return handle_state(h) == DISCONNECTED && !ring_fill(&h->in);
+}
+
+/* False: another thread is receiving, and takes in what comes.  At the end we wait until it
+ * has: the driver may be in the middle of the last bytes. */
+static bool may_look(libvchan_t *h)
+{
+	if (conn_may_receive(h))
+		return true;
+	if (!is_last_word(h))
+		return false;
+	start_reading(h);
+	return true;
+}
+
+static void look_for_data(libvchan_t *h)
+{
+	bool last;
+
+	do {
+		last = is_last_word(h);
+		after_pulling(h, wire_pull_some(h, false));
+	} while (last && !h->eof && is_last_word(h)); /* behind many headers */
+}
+
 EXPORT int libvchan_data_ready(libvchan_t *h)
 {
 	driver_help(h);
 	if (is_unusable(h) || handle_state(h) == WAITING || !has_socket(h))
 		return 0;
 	end_streak(h);
-	/* Another thread is reading: it takes in what comes. */
-	if (!conn_may_receive(h))
+	if (!may_look(h))
 		return ready(h);
 	if (h->fresh && ring_fill(&h->in))
 		h->fresh = false;
 	else
-		after_pulling(h, wire_pull_some(h, false));
+		look_for_data(h);
 	conn_stop_receiving(h);
 	return ready(h);
 }

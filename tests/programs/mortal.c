@@ -1183,7 +1183,7 @@ int main(int argc, char **argv)
     prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
     /* Servers that are late are no news. */
     setenv("VCHAN_VSOCK_LOG", "none", 0);
-    setenv("VCHAN_VSOCK_LINGER_MS", "20000", 1);
+    setenv("VCHAN_VSOCK_LINGER_MS", "60000", 1);
     setenv("VCHAN_VSOCK_CONNECT_TIMEOUT_MS", "2000", 1);
     make_world();
     manage();

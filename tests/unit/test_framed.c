@@ -8,6 +8,7 @@
 
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -18,6 +19,7 @@
 #include "vchan/frame.h"
 #include "vchan/handle.h"
 #include "vchan/setup_parts.h"
+#include "vchan/wire.h"
 
 #define RING 4096
 #define LARGE (128 << 10) /* its window is a MiB */
@@ -845,6 +847,55 @@ static void one_call_takes_so_many_headers_and_no_more(void **state)
 	}
 }
 
+static atomic_bool holds;
+
+/* As the driver, which is in no hurry between taking the lock and the bytes. */
+static void *receive_slowly(void *handle)
+{
+	libvchan_t *h = handle;
+
+	pthread_mutex_lock(&h->reading);
+	atomic_store(&holds, true);
+	while (libvchan_is_open(h) == VCHAN_CONNECTED)
+		sched_yield();
+	poll(NULL, 0, 50);
+	wire_pull(h, SIZE_MAX, false);
+	pthread_mutex_unlock(&h->reading);
+	return NULL;
+}
+
+static void ready_waits_for_who_takes_in_the_last_bytes(void **state)
+{
+	struct ends *e = *state;
+	pthread_t receiver = start(receive_slowly, e->a);
+
+	while (!atomic_load(&holds))
+		sched_yield();
+	send_frame(e->sock, 3, false, false, 0);
+	assert_int_equal(write(e->sock, "abc", 3), 3);
+	shutdown(e->sock, SHUT_RDWR);
+	while (libvchan_is_open(e->a) != VCHAN_DISCONNECTED)
+		sched_yield();
+	assert_int_equal(libvchan_data_ready(e->a), 3);
+	pthread_join(receiver, NULL);
+	assert_int_equal(libvchan_read(e->a, into, 3), 3);
+	assert_int_equal(libvchan_data_ready(e->a), 0);
+	assert_errno(libvchan_read(e->a, into, 3), -1, ECONNRESET);
+}
+
+static void ready_sees_the_last_bytes_behind_many_headers(void **state)
+{
+	struct ends *e = *state;
+
+	send_headers(e->sock, 8000);
+	send_frame(e->sock, 3, false, false, 0);
+	assert_int_equal(write(e->sock, "abc", 3), 3);
+	shutdown(e->sock, SHUT_RDWR);
+	while (libvchan_is_open(e->a) != VCHAN_DISCONNECTED)
+		sched_yield();
+	assert_int_equal(libvchan_data_ready(e->a), 3);
+}
+
 static void *read_two_pages(void *chan)
 {
 	return (void *)(intptr_t)libvchan_read(chan, into, 2 * RING);
@@ -1235,6 +1286,8 @@ static const struct CMUnitTest tests[] = {
 	HAND_TEST(close_says_so),
 	cmocka_unit_test(exit_says_so_unless_it_has_dropped_something),
 	BULK_TEST(one_call_takes_so_many_headers_and_no_more),
+	HAND_TEST(ready_waits_for_who_takes_in_the_last_bytes),
+	BULK_TEST(ready_sees_the_last_bytes_behind_many_headers),
 	BULK_TEST(who_asks_before_many_headers_is_told),
 	HAND_TEST(headers_that_another_thread_takes_in_end_a_wait),
 	HAND_TEST(close_waits_for_no_events_that_are_locked_for_good),
