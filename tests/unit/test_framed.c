@@ -864,6 +864,16 @@ static void *receive_slowly(void *handle)
 	return NULL;
 }
 
+static void assert_last_bytes_are_ready(struct ends *e)
+{
+	send_frame(e->sock, 3, false, false, 0);
+	assert_int_equal(write(e->sock, "abc", 3), 3);
+	shutdown(e->sock, SHUT_RDWR);
+	while (libvchan_is_open(e->a) != VCHAN_DISCONNECTED)
+		sched_yield();
+	assert_int_equal(libvchan_data_ready(e->a), 3);
+}
+
 static void ready_waits_for_who_takes_in_the_last_bytes(void **state)
 {
 	struct ends *e = *state;
@@ -871,12 +881,7 @@ static void ready_waits_for_who_takes_in_the_last_bytes(void **state)
 
 	while (!atomic_load(&holds))
 		sched_yield();
-	send_frame(e->sock, 3, false, false, 0);
-	assert_int_equal(write(e->sock, "abc", 3), 3);
-	shutdown(e->sock, SHUT_RDWR);
-	while (libvchan_is_open(e->a) != VCHAN_DISCONNECTED)
-		sched_yield();
-	assert_int_equal(libvchan_data_ready(e->a), 3);
+	assert_last_bytes_are_ready(e);
 	pthread_join(receiver, NULL);
 	assert_int_equal(libvchan_read(e->a, into, 3), 3);
 	assert_int_equal(libvchan_data_ready(e->a), 0);
@@ -888,12 +893,7 @@ static void ready_sees_the_last_bytes_behind_many_headers(void **state)
 	struct ends *e = *state;
 
 	send_headers(e->sock, 8000);
-	send_frame(e->sock, 3, false, false, 0);
-	assert_int_equal(write(e->sock, "abc", 3), 3);
-	shutdown(e->sock, SHUT_RDWR);
-	while (libvchan_is_open(e->a) != VCHAN_DISCONNECTED)
-		sched_yield();
-	assert_int_equal(libvchan_data_ready(e->a), 3);
+	assert_last_bytes_are_ready(e);
 }
 
 static void *read_two_pages(void *chan)
