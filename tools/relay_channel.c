@@ -550,8 +550,8 @@ static void nudge(struct relay *relay, struct channel *c, unsigned side, int64_t
 		n->count = 0;
 		n->at = nudge_time(now, 0);
 	} else if (now >= n->at) {
-		vsock_nudge(s->fd, relay->config.buffer_size, ++n->count % 2);
-		n->at = nudge_time(now, nudge_pause(n->count));
+		vsock_nudge(s->fd, relay->config.buffer_size, ++n->all);
+		n->at = nudge_time(now, nudge_pause(++n->count));
 	}
 	c->resting |= n->count > NUDGES_OFTEN;
 	tick_by(relay, n->at);

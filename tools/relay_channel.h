@@ -39,7 +39,8 @@ enum share { SHARE_UNFINISHED, SHARE_NONE, SHARE_CHANNEL };
 struct nudging {
 	uint64_t heard;
 	int64_t at;
-	unsigned count;
+	unsigned count; /* since it was heard */
+	unsigned all;
 };
 
 struct channel {

@@ -379,8 +379,8 @@ static void nudge(libvchan_t *h, struct conn_sleep *s)
 			at = now + NUDGE_EVERY;
 	}
 	if (now >= at) {
-		vsock_nudge(h->sock, h->config.buffer_size, ++h->nudges % 2);
-		at = now + nudge_pause(h->nudges);
+		vsock_nudge(h->sock, h->config.buffer_size, ++h->nudged);
+		at = now + nudge_pause(++h->nudges);
 	}
 	atomic_store(&h->nudge_at, at);
 	if (driver_attends && at < s->until)

@@ -227,6 +227,7 @@ struct libvchan {
 	bool peer_seen, peer_missing;
 	bool gathered;             /* small writes had their moment to gather */
 	_Atomic int64_t nudge_at;  /* ns; 0: not yet known */
+	unsigned nudged;           /* times, of all */
 	unsigned nudges;           /* since the peer was heard: */
 	uint64_t nudge_heard;      /* bytes received and acknowledged then */
 

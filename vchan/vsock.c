@@ -59,21 +59,25 @@ static struct sockaddr_vm address(uint32_t cid, uint32_t port)
 	return a;
 }
 
+#define NUDGE_SIZES (64u << 10)
+
 /* A kernel that refuses keeps its default: slower, and as correct. */
 static void set_buffer(int fd, uint32_t buffer)
 {
-	uint64_t size = buffer;
+	uint64_t size = buffer, most = size + NUDGE_SIZES;
 
 	/* The maximum first, or the size would be cut to it without a word. */
-	(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_MAX_SIZE, &size, sizeof size);
+	(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_MAX_SIZE, &most, sizeof most);
 	(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, &size, sizeof size);
 }
 
-void vsock_nudge(int fd, uint32_t buffer, bool less)
+void vsock_nudge(int fd, uint32_t buffer, unsigned count)
 {
-	uint64_t size = buffer - less;
+	/* The kernel tells the peer of each change.  A byte more each time, and less again once
+	 * in a long while: what is on the way already, and too much for a buffer that has become
+	 * smaller, it drops without a word. */
+	uint64_t size = (uint64_t)buffer + count % NUDGE_SIZES;
 
-	/* The kernel tells the peer of each change. */
 	(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, &size, sizeof size);
 }
 

@@ -36,10 +36,10 @@ int vsock_connect_sibling(int fd, uint32_t cid, uint32_t port);
 /* 0 and the socket is in blocking mode, or -1 and why it failed. */
 int vsock_connected(int fd);
 
-/* Sends a packet without data, by changing the size of the kernel's buffer from that of
- * vsock_socket to a byte less, or back (`less`).  Who knows nothing of the connection
- * answers with a reset. */
-void vsock_nudge(int fd, uint32_t buffer, bool less);
+/* Sends a packet without data, by changing the size of the kernel's buffer, that of
+ * vsock_socket: `count` says how often that was done before and now.  Who knows nothing of
+ * the connection answers with a reset. */
+void vsock_nudge(int fd, uint32_t buffer, unsigned count);
 
 /* The kernel's buffer of a socket, bytes; 0 when it does not tell. */
 uint32_t vsock_buffer(int fd);

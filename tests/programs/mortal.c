@@ -524,8 +524,9 @@ static void both_ways(void)
 /* The sizes follow from the client's life: both ends know it. */
 static void requests(void)
 {
-    uint64_t client = my_role == CLIENT ? (uint64_t)life->id : theirs.life;
-    struct dice sizes = {mix(world->id + client), 0};
+    /* A guest's world is another one. */
+    struct dice sizes = {my_role == CLIENT ? mix(world->id + life->id) :
+                                             mix(theirs.world + theirs.life), 0};
     size_t most = kind == REQUESTS ? SMALL_MESSAGE : LARGEST;
 
     while (!leaving) {
