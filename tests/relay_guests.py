@@ -17,6 +17,7 @@ import struct
 import subprocess
 import time
 
+import tooling
 import vchan
 
 # $VCHAN_TOOL: as in tooling.py.
@@ -90,13 +91,14 @@ class World:
                if not name.startswith("VCHAN_")}
         env.update({"FAKE_VSOCK": self.word, "ASAN_OPTIONS": "verify_asan_link_order=0",
                     **variables})
+        tool = tooling.for_others(TOOL) if wrapper else TOOL
         if preload:
-            env["LD_PRELOAD"] = str(preload)
+            env["LD_PRELOAD"] = str(tooling.for_others(preload) if wrapper else preload)
         listening = "event=listening|\"event\":\"listening\""
         before = len(self.lines(listening)) if wait and self.errors.exists() else 0
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
-                [*wrapper, TOOL, "relay", "--policy", self.policy, *map(str, options)],
+                [*wrapper, tool, "relay", "--policy", self.policy, *map(str, options)],
                 env=env, stdin=subprocess.DEVNULL, stderr=errors)
         if wait:
             self.await_line(listening, before + 1)

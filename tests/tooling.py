@@ -4,10 +4,15 @@
 $VCHAN_TOOL names another build's command, for example build-address-undefined's.  With
 VCHAN_TOOL_VSOCK=real, which is for the lab, its vsock is the kernel's and not the fake.
 """
+import atexit
+import functools
 import os
 import pathlib
 import re
+import shutil
+import stat
 import subprocess
+import tempfile
 import threading
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -40,6 +45,22 @@ def build():
         make(TOOL, "CC=gcc", "SANITIZE=" + ",".join(flavour()))
     elif TOOL.parent == ROOT / "build":
         make(TOOL)
+
+
+@functools.cache
+def public_directory():
+    directory = tempfile.mkdtemp(prefix="vchan-tests-", dir="/tmp")
+    os.chmod(directory, 0o755)
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
+
+
+@functools.cache
+def for_others(path):
+    """The file, or a copy of it where another user may not reach it, as below /root."""
+    if all(directory.stat().st_mode & stat.S_IXOTH for directory in path.parents):
+        return path
+    return pathlib.Path(shutil.copy(path, public_directory()))
 
 
 def end(process):

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+import tooling
 import vchan
 from guest_puppet import serve
 from puppet import Puppet
@@ -26,7 +27,7 @@ def diag(request):
 
 
 def here(*words, wrapper=()):
-    return subprocess.run([*wrapper, TOOL, *map(str, words)], text=True, timeout=60,
+    return subprocess.run([*wrapper, tooling.for_others(TOOL), *map(str, words)], text=True, timeout=60,
                           stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
 

@@ -19,6 +19,7 @@ import threading
 import pytest
 
 import programs
+import tooling
 
 FAKE = pathlib.Path(programs.vchan.ROOT) / "build" / "fake" / "vsock.so"
 RELEASE = "6.1.0-9-test"
@@ -85,11 +86,12 @@ def host(machine):
 def examined(tool_built, surroundings, tmp_path):
     """examined(word, ..., name=value): doctor on the machine, a CompletedProcess."""
     def run(*words, wrapper=(), **env):
+        kernel, fake, tool = map(tooling.for_others,
+                                 (programs.program("kernel.so"), FAKE, tool_built))
         env = {"VCHAN_VSOCK_LOOPBACK": None, "VCHAN_VSOCK_LINGER_MS": None,
-               "FAKE_RELEASE": RELEASE,
-               "LD_PRELOAD": f"{programs.program('kernel.so')}:{FAKE}", **env}
+               "FAKE_RELEASE": RELEASE, "LD_PRELOAD": f"{kernel}:{fake}", **env}
         return subprocess.run(
-            [*ENTER, str(tmp_path), *wrapper, str(tool_built), "doctor", *map(str, words)],
+            [*ENTER, str(tmp_path), *wrapper, str(tool), "doctor", *map(str, words)],
             env=surroundings(**env), stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=40)
     return run

@@ -99,3 +99,12 @@ def test_full_disk_is_a_failure(tool, arguments):
         told = tool(*arguments, stdout=full, stderr=subprocess.PIPE, text=True)
     assert told.returncode == 1
     assert "No space left on device" in told.stderr
+
+
+def test_files_of_a_private_tree_are_copied_for_other_users(tmp_path):
+    tmp_path.chmod(0o700)
+    (tmp_path / "file").write_text("content")
+    there = tooling.for_others(tmp_path / "file")
+    assert there.read_text() == "content"
+    assert all(directory.stat().st_mode & 0o001 for directory in there.parents)
+    assert tooling.for_others(pathlib.Path("/usr/bin/env")) == pathlib.Path("/usr/bin/env")
