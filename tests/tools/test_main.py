@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The frame of the command: help, version, and what it refuses."""
+import pathlib
 import re
 import subprocess
 
