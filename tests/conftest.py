@@ -58,8 +58,10 @@ def why_no_vsock():
 def pytest_configure(config):
     # So that a test can interrupt a thread's system call (signal.pthread_kill).
     signal.signal(signal.SIGUSR1, lambda *_: None)
-    # A shell's job in the background ignores it, and so would all that a test starts.
+    # A shell's job in the background ignores the one, nohup the other, and so would all
+    # that a test starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def leave_out_the_long(config, items):
