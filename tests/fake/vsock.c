@@ -27,6 +27,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -85,19 +86,31 @@ static int fail(int err)
 
 /* ---- names ---- */
 
+/* Read once: a test may change its environment while its other threads connect. */
+static pthread_once_t have_read = PTHREAD_ONCE_INIT;
+static char word[64];
+static uint32_t machine_cid = VMADDR_CID_HOST;
+
+static void read_environment(void)
+{
+	const char *value = getenv("FAKE_VSOCK"), *cid = getenv("FAKE_VSOCK_CID");
+
+	snprintf(word, sizeof word, "%s", value ? value : "");
+	if (cid)
+		machine_cid = (uint32_t)strtoul(cid, NULL, 10);
+}
+
 static const char *place(void)
 {
-	const char *word = getenv("FAKE_VSOCK");
-
-	return word ? word : "";
+	pthread_once(&have_read, read_environment);
+	return word;
 }
 
 /* The machine that this program is in. */
 static uint32_t own_cid(void)
 {
-	const char *cid = getenv("FAKE_VSOCK_CID");
-
-	return cid ? (uint32_t)strtoul(cid, NULL, 10) : VMADDR_CID_HOST;
+	pthread_once(&have_read, read_environment);
+	return machine_cid;
 }
 
 /* The name of a machine's port in the abstract namespace, and its length. */
