@@ -140,7 +140,7 @@ static void a_port_that_is_used_again_is_nobodys_any_more(void **state)
 	assert_int_equal(binds, 0);
 }
 
-#define LIMITS_TEST(name) cmocka_unit_test_setup(name, start)
+#define LIMITS_TEST(name) cmocka_unit_test_setup_teardown(name, start, NULL)
 
 static const struct CMUnitTest tests[] = {
 	LIMITS_TEST(a_pair_may_keep_some_ports_and_no_more),
