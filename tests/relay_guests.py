@@ -24,6 +24,8 @@ import vchan
 TOOL = pathlib.Path(os.environ.get("VCHAN_TOOL")
                     or vchan.LIBRARY.parent / "vchan-vsock").resolve()
 FAKE = vchan.ROOT / "build" / "fake" / "vsock.so"
+# As it is installed, for what a sanitizer would change.
+PLAIN = vchan.ROOT / "build" / "vchan-vsock"
 SOON = 20
 HOST, PORT = 2, 768
 
@@ -86,12 +88,12 @@ class World:
         self.process = None
         self.opened = contextlib.ExitStack()
 
-    def start(self, *options, wrapper=(), wait=True, preload=FAKE, **variables):
+    def start(self, *options, wrapper=(), wait=True, preload=FAKE, tool=TOOL, **variables):
         env = {name: value for name, value in os.environ.items()
                if not name.startswith("VCHAN_")}
         env.update({"FAKE_VSOCK": self.word, "ASAN_OPTIONS": "verify_asan_link_order=0",
                     **variables})
-        tool = tooling.for_others(TOOL) if wrapper else TOOL
+        tool = tooling.for_others(tool) if wrapper else tool
         if preload:
             env["LD_PRELOAD"] = str(tooling.for_others(preload) if wrapper else preload)
         listening = "event=listening|\"event\":\"listening\""
