@@ -35,10 +35,9 @@ def test_each_case_is_measured(pair, way):
 
 @pytest.mark.parametrize("way", measure.WAYS)
 def test_many_channels_are_measured(pair, way):
-    answer = pair.measure(measure.Case("busy", 64), way, 0, 3, 100)
-    # On a busy machine one of them may not have its turn in so short a time.
-    assert 0 <= answer.least <= answer.bytes / 3
-    assert answer.bytes > 0
+    # So long that on a busy machine, too, each of them has its turn.
+    answer = pair.measure(measure.Case("busy", 64), way, 0, 3, 1000)
+    assert 0 < answer.least <= answer.bytes / 3
     answer = pair.measure(measure.Case("idle"), way, 10, milliseconds=100)
     assert answer.fds == 10 * (1 if way in measure.SOCKETS else 4 + (measure.SIMPLE in way))
 
