@@ -23,7 +23,7 @@ import vchan
 # $VCHAN_TOOL: as in tooling.py.
 TOOL = pathlib.Path(os.environ.get("VCHAN_TOOL")
                     or vchan.LIBRARY.parent / "vchan-vsock").resolve()
-FAKE = vchan.ROOT / "build" / "fake" / "vsock.so"
+FAKE = tooling.FAKE
 # As it is installed, for what a sanitizer would change.
 PLAIN = vchan.ROOT / "build" / "vchan-vsock"
 SOON = 20

@@ -58,6 +58,18 @@ def fake_lab(tmp_path, monkeypatch, script):
     monkeypatch.setattr(sessions, "LAB", lab)
 
 
+def lab_lost_once(tmp_path, monkeypatch, script):
+    """A lab that does this the first time, and runs what it is given after that."""
+    monkeypatch.setattr(sessions, "ROOT", tmp_path)
+    fake_lab(tmp_path, monkeypatch, f"""
+while [ "$1" != -- ]; do shift; done
+shift
+[ -e {tmp_path}/lost ] && exec "$@"
+touch {tmp_path}/lost
+{script}
+""")
+
+
 def test_success_is_status_0_and_one_last_line(run_tests):
     status, _, last = run_tests("good")
     assert (status, last) == (0, "2 passed, 0 failed, 0 skipped")
@@ -149,24 +161,14 @@ def test_sessions_side_by_side_are_told_and_added_up_one_by_one(run_tests):
 
 def test_lab_that_is_lost_is_run_once_more_and_loudly(run_tests, tmp_path, monkeypatch):
     """It has no report the first time; the second one counts."""
-    fake_lab(tmp_path, monkeypatch, f"""
-[ -e {tmp_path}/lost ] || {{ touch {tmp_path}/lost; exit 70; }}
-while [ "$1" != -- ]; do shift; done
-shift
-exec "$@"
-""")
+    lab_lost_once(tmp_path, monkeypatch, "exit 70")
     status, output, last = run_tests("good", lab=True, beside=True)
     assert (status, last) == (0, "2 passed, 0 failed, 0 skipped")
     assert "after 0 tests that passed: the kernel of the lab's machine complained" in output
 
 
 def test_lab_that_is_lost_midway_goes_on_with_the_rest(run_tests, tmp_path, monkeypatch):
-    monkeypatch.setattr(sessions, "ROOT", tmp_path)
-    fake_lab(tmp_path, monkeypatch, f"""
-while [ "$1" != -- ]; do shift; done
-shift
-[ -e {tmp_path}/lost ] && exec "$@"
-touch {tmp_path}/lost
+    lab_lost_once(tmp_path, monkeypatch, """
 echo 'good/test_good.py::test_one PASSED   [ 50%]'
 echo 'good/test_good.py::test_two '
 exit 71
@@ -179,12 +181,7 @@ exit 71
 
 def test_what_failed_in_its_teardown_is_run_again_in_another_machine(run_tests, tmp_path,
                                                                      monkeypatch):
-    monkeypatch.setattr(sessions, "ROOT", tmp_path)
-    fake_lab(tmp_path, monkeypatch, f"""
-while [ "$1" != -- ]; do shift; done
-shift
-[ -e {tmp_path}/lost ] && exec "$@"
-touch {tmp_path}/lost
+    lab_lost_once(tmp_path, monkeypatch, """
 echo 'good/test_good.py::test_one PASSED   [ 50%]'
 echo 'good/test_good.py::test_one ERROR    [ 50%]'
 exit 71
@@ -203,11 +200,7 @@ def test_three():
     assert pathlib.Path({str(tmp_path)!r}, "before").exists()
 def test_four(): pass
 """)
-    monkeypatch.setattr(sessions, "ROOT", tmp_path)
-    fake_lab(tmp_path, monkeypatch, f"""
-while [ "$1" != -- ]; do shift; done
-shift
-[ -e {tmp_path}/before ] && exec "$@"
+    lab_lost_once(tmp_path, monkeypatch, f"""
 "$@"
 touch {tmp_path}/before
 exit 72

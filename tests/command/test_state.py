@@ -27,8 +27,9 @@ def diag(request):
 
 
 def here(*words, wrapper=()):
-    return subprocess.run([*wrapper, tooling.for_others(TOOL), *map(str, words)], text=True, timeout=60,
-                          stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return subprocess.run([*wrapper, tooling.for_others(TOOL), *map(str, words)], text=True,
+                          timeout=60, stdin=subprocess.DEVNULL, capture_output=True,
+                          check=False)
 
 
 def there(guest, *words):

@@ -8,7 +8,6 @@ tests/command/test_state.py.
 import fcntl
 import json
 import os
-import pathlib
 import pty
 import stat
 import struct
@@ -21,7 +20,6 @@ import pytest
 import programs
 import tooling
 
-FAKE = pathlib.Path(programs.vchan.ROOT) / "build" / "fake" / "vsock.so"
 RELEASE = "6.1.0-9-test"
 NULL_DEVICE = os.makedev(1, 3)
 NAMES = ("vsock", "vmw_vsock_virtio_transport", "vhost_vsock", "vsock_loopback", "vsock_diag")
@@ -87,7 +85,7 @@ def examined(tool_built, surroundings, tmp_path):
     """examined(word, ..., name=value): doctor on the machine, a CompletedProcess."""
     def run(*words, wrapper=(), **env):
         kernel, fake, tool = map(tooling.for_others,
-                                 (programs.program("kernel.so"), FAKE, tool_built))
+                                 (programs.program("kernel.so"), tooling.FAKE, tool_built))
         env = {"VCHAN_VSOCK_LOOPBACK": None, "VCHAN_VSOCK_LINGER_MS": None,
                "FAKE_RELEASE": RELEASE, "LD_PRELOAD": f"{kernel}:{fake}", **env}
         return subprocess.run(

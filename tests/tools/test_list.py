@@ -20,13 +20,13 @@ import threading
 import pytest
 
 import programs
+import tooling
 
 ANY = 0xFFFFFFFF
 ESTABLISHED, CONNECTING, CLOSED, LISTENING, CLOSING = 1, 2, 7, 10, 11
 FRAMED = 1 << 31
 ERROR, DONE, OVERRUN, BY_FAMILY = 2, 3, 4, 20
 MULTI, INTERRUPTED = 2, 0x10
-FAKE = pathlib.Path(programs.vchan.ROOT) / "build" / "fake" / "vsock.so"
 
 
 # --- netlink -----------------------------------------------------------------------
@@ -79,7 +79,7 @@ def listed(tool, tmp_path):
     def run(*answers, options=("--json",), domain=5, env=()):
         path = tmp_path / f"netlink{next(numbers)}"
         run.kernel = Kernel(path, answers)
-        preload = f"{FAKE}:{programs.program('kernel.so')}"
+        preload = f"{tooling.FAKE}:{programs.program('kernel.so')}"
         return tool("list", *options, text=True, domain=domain, env={
             "LD_PRELOAD": preload, "FAKE_NETLINK": path, "VCHAN_VSOCK_LOOPBACK": None,
             **dict(env)})

@@ -775,7 +775,6 @@ static void close_says_so(void **state)
 	assert_int_equal(read(e->sock, into, 1), 0);
 }
 
-/* In one piece: the first asks for the count. */
 /* A program that writes and exits: was there an END behind so much? */
 static bool ends_after(size_t written, size_t arrives)
 {
@@ -817,6 +816,7 @@ static void exit_says_so_unless_it_has_dropped_something(void **state)
 	assert_false(ends_after(2 * RING, RING));
 }
 
+/* In one piece: the first asks for the count. */
 static void send_headers(int sock, size_t count)
 {
 	struct frame f = { 0, true, false, true, 0 };
