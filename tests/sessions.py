@@ -222,6 +222,7 @@ class Sum:
     passed: int = 0
     failures: list = dataclasses.field(default_factory=list)
     unsteady: list = dataclasses.field(default_factory=list)
+    lost: list = dataclasses.field(default_factory=list)
     skips: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     times: list = dataclasses.field(default_factory=list)
     sessions: int = 0  # that selected any test
@@ -247,6 +248,10 @@ class Sum:
             print("\nFAILED ONCE and passed when run again, alone: each is a race, in a test or\n"
                   "in the library, that somebody has to find:")
             for where, why in self.unsteady:
+                print(f"  {where}\n      {why}")
+        if self.lost:
+            print("\nLOST MACHINES, and what ran there was run again, in another one:")
+            for where, why in self.lost:
                 print(f"  {where}\n      {why}")
         if self.skips:
             print("\nSkipped, and why:")
@@ -540,7 +545,7 @@ def passed_before(session, status, total, out):
     outcomes = dict(OUTCOME.findall((out / "log").read_text(errors="replace")))
     passed = [name for name, last in outcomes.items() if last == "PASSED"]
     total.passed += len(passed)
-    total.unsteady.append((session.name, f"after {len(passed)} tests that passed: " + (
+    total.lost.append((session.name, f"after {len(passed)} tests that passed: " + (
         LAB_STATUS.get(status) or f"no report, status {status}")))
     return [f"--deselect={(ROOT / name).relative_to(TESTS)}" for name in passed]
 
@@ -584,6 +589,14 @@ def has_failed(marks):
     return any(mark.tag != "skipped" for mark in marks)
 
 
+def guests_lost(path):
+    """A report's tests that lost guests (lab/fixtures.py): (its name, theirs) each time."""
+    with contextlib.suppress(OSError, ET.ParseError):
+        for case in ET.parse(path).getroot().iter("testcase"):
+            for lost in case.iterfind("properties/property[@name='lost']"):
+                yield f"{case.get('classname')}::{case.get('name')}", lost.get("value")
+
+
 # More than that is no race but a defect, and running it all again takes long.
 FEW = 12
 
@@ -614,6 +627,7 @@ def read_report(session, path, status, total):
     """Add up pytest's report, and say so when it is not whole."""
     tests = read_cases(path)
     failed = any(map(has_failed, tests.values()))
+    total.lost += [(f"{session.name}: {name}", guests) for name, guests in guests_lost(path)]
     if status in COMPLETE:
         try_again(session, tests, total, path.parent)
     for (where, what), marks in tests.items():

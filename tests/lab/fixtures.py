@@ -3,7 +3,9 @@
 
 Tests that ask for a guest are skipped, with the reason, where this machine
 cannot have any.  What the kernels said meanwhile, this machine's and the
-guests', is looked at in the end, and trouble fails the session.
+guests', is looked at in the end, and trouble fails the session.  A test that
+failed because the emulator lost a guest of it is run again when all the others
+are over.
 """
 import os
 import pathlib
@@ -11,6 +13,7 @@ import subprocess
 import sys
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 HERE = pathlib.Path(__file__).resolve().parent
 if str(HERE) not in sys.path:
@@ -19,6 +22,10 @@ if str(HERE) not in sys.path:
 import labkit                           # noqa: E402
 
 KERNEL_TROUBLE = 70
+# How often a test may lose its guests before that is its failure.
+ATTEMPTS = 5
+# A property of such a test in the report: the names of the guests, for each time.
+LOST = "lost"
 
 
 class Shared:
@@ -57,6 +64,7 @@ class State:
         self.shared = Shared()
         self.problems = []
         self.kept = []
+        self.unlucky = []               # tests to run again
         self.config = config
 
     def adopt(self, machine):
@@ -76,6 +84,44 @@ class State:
 
 def pytest_configure(config):
     config.lab = State(config)
+
+
+# --- guests that the emulator loses ------------------------------------------
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):
+    if not labkit.is_emulated():
+        return None
+    attempt(item, nextitem)
+    return True
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtestloop(session):
+    outcome = yield
+    while not outcome.excinfo and session.config.lab.unlucky:
+        items, session.config.lab.unlucky = session.config.lab.unlucky, []
+        for item, nextitem in zip(items, [*items[1:], None]):
+            item.ihook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+
+
+def attempt(item, nextitem):
+    """Run a test, and say how it went unless it is to be run again."""
+    said = dict(nodeid=item.nodeid, location=item.location)
+    item.ihook.pytest_runtest_logstart(**said)
+    item.lab_machines = []
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    lost = [machine.name for machine in item.lab_machines if machine.lost()]
+    before = [value for name, value in item.user_properties if name == LOST]
+    if lost and any(report.failed for report in reports) and len(before) + 1 < ATTEMPTS:
+        item.user_properties.append((LOST, " ".join(lost)))
+        item.config.lab.unlucky.append(item)
+        item.config.pluginmanager.get_plugin("terminalreporter").write_line(
+            f"lab: {' '.join(lost)} lost: {item.nodeid} will be run again")
+    else:
+        for report in reports:
+            item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(**said)
 
 
 def pytest_sessionfinish(session):

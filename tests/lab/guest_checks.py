@@ -154,6 +154,22 @@ def test_killed_guest_is_gone_at_once(guest):
         guest.run(["true"])
 
 
+def test_guest_that_is_killed_or_powered_off_is_not_lost(fresh_guest):
+    one, other = fresh_guest(), fresh_guest()
+    one.kill()
+    other.poweroff()
+    assert not one.lost() and not other.lost()
+
+
+def test_guest_that_ends_without_a_word_is_lost(fresh_guest):
+    machine = fresh_guest()
+    assert not machine.lost()
+    machine.popen(["sh", "-c", "echo b >/proc/sysrq-trigger"])
+    machine.qemu.wait(30)
+    machine.kill()
+    assert machine.lost()
+
+
 def test_next_test_has_a_guest_again(guest):
     assert guest.run(["true"]).returncode == 0
 

@@ -35,6 +35,11 @@ def machine_role():
     return match.group(1) if match else ""
 
 
+def is_emulated():
+    """Is this a machine of the lab without a real processor?"""
+    return bool(re.search(r"\blab\.accel=tcg", _read("/proc/cmdline")))
+
+
 def have_loopback():
     """May AF_VSOCK be used here, on CID 1?"""
     try:

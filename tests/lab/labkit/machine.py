@@ -80,6 +80,7 @@ class Machine:
         self.qemu = None
         self.channel = None
         self._earlier = ""              # consoles of machines that died
+        self._asked_to_end = False
 
     # -- what the kinds differ in -----------------------------------------
 
@@ -126,6 +127,7 @@ class Machine:
                 self._earlier += self.qemu.console()
             self.qemu.close()
         started.add(self)
+        self._asked_to_end = False
         self.qemu = self._launch()
         self.channel = Channel(self.qemu.control, self.name)
         try:
@@ -165,6 +167,15 @@ class Machine:
     def alive(self):
         return self.qemu is not None and self.qemu.alive()
 
+    def lost(self):
+        """Did it end by itself, and without a word?
+
+        So ends what an emulated processor breaks (a triple fault); a kernel that dies
+        of its own doing says so.
+        """
+        return (not self._asked_to_end and self.qemu is not None and
+                self.qemu.ended_by_itself() and not self.kernel_log_problems())
+
     def kill(self):
         """SIGKILL the machine, at once."""
         if self.qemu:
@@ -172,6 +183,7 @@ class Machine:
 
     def poweroff(self, timeout=60):
         """End it cleanly: its programs are told, its drivers shut down."""
+        self._asked_to_end = True
         self.channel.send(op="poweroff")
         self.qemu.wait(timeout)
         self.kill()

@@ -7,6 +7,7 @@ memfds, the channels socket pairs.  So nothing is left behind in any directory.
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 
@@ -176,6 +177,10 @@ class Qemu:
 
     def alive(self):
         return self.process is not None and self.process.poll() is None
+
+    def ended_by_itself(self):
+        """It has ended, and before any kill()."""
+        return self.process is not None and self.process.poll() not in (None, -signal.SIGKILL)
 
     def wait(self, timeout):
         self.process.wait(timeout)
