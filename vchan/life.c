@@ -165,20 +165,23 @@ static bool flush_all(int64_t start)
 	return left;
 }
 
+/* Of flush_step, a millisecond apart: a clock would count time that we were not running. */
+#define TRIES 1000
+
 /* The lock is only ever held with signals blocked, hence by a thread that is
  * running and soon done, never by a frame below this one; all the same it is
- * tried, not waited for.  `had`: when we last had it. */
-static bool flush_step(int64_t start, int64_t *had)
+ * tried, not waited for.  `tries`: how often in a row it was held. */
+static bool flush_step(int64_t start, unsigned *tries)
 {
 	sigset_t saved;
 	bool left = true;
 
 	signals_block(&saved);
 	if (pthread_mutex_trylock(&lock) == 0) {
-		*had = clock_now();
+		*tries = 0;
 		left = flush_all(start);
 		pthread_mutex_unlock(&lock);
-	} else if (clock_now() > *had + CLOCK_S) {
+	} else if (++*tries == TRIES) {
 		left = false;
 	}
 	signals_restore(&saved);
@@ -203,9 +206,10 @@ static void say_goodbye(void)
 __attribute__((destructor)) static void at_exit(void)
 {
 	const struct timespec pause = { 0, 1000000 };
-	int64_t start = clock_now(), had = start;
+	int64_t start = clock_now();
+	unsigned tries = 0;
 
-	while (flush_step(start, &had))
+	while (flush_step(start, &tries))
 		nanosleep(&pause, NULL);
 	say_goodbye();
 }

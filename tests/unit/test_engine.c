@@ -22,6 +22,22 @@
 #define RING 4096
 #define SOON_MS 20000 /* on a busy machine, for what takes no time */
 #define QUIET_MS 30   /* how long silence is listened to */
+#define LONG_MS "2000000000"
+
+/* ---- a clock that goes by leaps (the Makefile wraps the function) ---- */
+
+static _Atomic bool leaps;
+static _Atomic time_t leapt; /* seconds */
+
+int __real_clock_gettime(clockid_t clock, struct timespec *now);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
+{
+	int ret = __real_clock_gettime(clock, now);
+
+	now->tv_sec += leaps ? leapt += 2 : leapt;
+	return ret;
+}
 
 /* ---- the two ends ---- */
 
@@ -1079,6 +1095,7 @@ static void check_exit(int late_ms, void *(*beside)(void *))
 	void *got;
 
 	setup_environment(NULL);
+	setenv("VCHAN_VSOCK_LINGER_MS", LONG_MS, 1);
 	make_pair(fds);
 	assert_int_equal(pipe(pipes), 0);
 	fflush(NULL);
@@ -1112,6 +1129,19 @@ static void exit_delivers_although_other_channels_come_and_go(void **state)
 {
 	(void)state;
 	check_exit(1500, open_and_close);
+}
+
+static void *open_and_close_while_time_flies(void *unused)
+{
+	leaps = true;
+	return open_and_close(unused);
+}
+
+/* As for a program that has no processor for seconds, again and again. */
+static void exit_that_is_not_scheduled_delivers_all_the_same(void **state)
+{
+	(void)state;
+	check_exit(200, open_and_close_while_time_flies);
 }
 
 static void on_alarm(int number)
@@ -1408,6 +1438,7 @@ static const struct CMUnitTest tests[] = {
 	cmocka_unit_test(dead_parent_is_noticed_although_a_child_lives),
 	cmocka_unit_test(exit_without_close_delivers_what_was_written),
 	cmocka_unit_test(exit_delivers_although_other_channels_come_and_go),
+	cmocka_unit_test(exit_that_is_not_scheduled_delivers_all_the_same),
 	TWO_TEST(signals_make_no_call_fail),
 	PLAIN_TEST(writing_to_nobody_raises_no_sigpipe),
 	PLAIN_TEST(what_a_full_ring_left_behind_is_told_after_a_wait_between_reads),
