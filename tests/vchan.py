@@ -578,7 +578,7 @@ class Task(threading.Thread):
         Task.living.append(self)
 
     @classmethod
-    def all_ended(cls, seconds=2):
+    def all_ended(cls, seconds=SOON):
         """Give the threads of a test a moment to end; did they all?"""
         tasks, cls.living = cls.living, []
         deadline = time.monotonic() + seconds

@@ -32,7 +32,7 @@ def root():
 @pytest.fixture(scope="session")
 def run():
     """Run a program to its end; a failure shows what it printed."""
-    def run(*argv, cwd=ROOT, env=None, check=True, timeout=120):
+    def run(*argv, cwd=ROOT, env=None, check=True, timeout=600):
         argv = [str(word) for word in argv]
         done = subprocess.run(argv, cwd=cwd, env=clean_environment(env), text=True,
                               stdin=subprocess.DEVNULL, capture_output=True,

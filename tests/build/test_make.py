@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 # A whole build of each kind on a slow machine.
-pytestmark = pytest.mark.deadline(180)
+pytestmark = pytest.mark.deadline(660)
 
 SANITIZERS = ("address,undefined", "thread")
 # Where it does not matter what the compiler makes.

@@ -92,7 +92,8 @@ def test_what_ends_badly_is_a_failure(suite, run_tests):
 
 def test_session_that_hangs_is_ended_and_a_failure(run_tests, monkeypatch):
     whole = sessions.run
-    monkeypatch.setattr(sessions, "run", lambda argv, seconds, **how: whole(argv, 3, **how))
+    monkeypatch.setattr(sessions, "run", lambda argv, seconds, **how: whole(
+        argv, 3 if "hang" in str(argv[-1]) else seconds, **how))
     status, output, last = run_tests("hang", "good")
     assert (status, last) == (1, "2 passed, 1 failed, 0 skipped")
     assert "time was over" in output
@@ -212,7 +213,7 @@ exit 72
 
 
 def test_lab_that_says_nothing_more_is_given_up(run_tests, tmp_path, monkeypatch):
-    monkeypatch.setattr(sessions, "PATIENCE", 1)
+    monkeypatch.setattr(sessions, "PATIENCE", 5)
     fake_lab(tmp_path, monkeypatch, f"""
 while [ "$1" != -- ]; do shift; done
 shift
@@ -245,6 +246,24 @@ def test_three():
     assert (status, last) == (0, "1 passed, 0 failed, 0 skipped")
     told = output[output.index("\nFAILED ONCE"):]
     assert "test_three" in told and "three is wrong" in told
+
+
+def test_second_time_in_a_machine_that_is_lost_does_not_count(run_tests, tmp_path, monkeypatch):
+    (tmp_path / "bad" / "test_bad.py").write_text(f"""
+import pathlib
+def test_three():
+    assert len(pathlib.Path({str(tmp_path)!r}, "machines").read_text()) > 2
+""")
+    fake_lab(tmp_path, monkeypatch, f"""
+while [ "$1" != -- ]; do shift; done
+shift
+echo >>{tmp_path}/machines
+[ $(wc -l <{tmp_path}/machines) = 2 ] && exit 72
+exec "$@"
+""")
+    status, _, last = run_tests("bad", lab=True)
+    assert (status, last) == (0, "1 passed, 0 failed, 0 skipped")
+    assert len((tmp_path / "machines").read_text()) == 3
 
 
 def test_help_needs_nothing_installed(root, tmp_path):

@@ -7,7 +7,9 @@ import subprocess
 import pytest
 
 import vchan
+from command.conftest import LATE
 
+pytestmark = pytest.mark.deadline(300)
 TOOL = vchan.ROOT / "build" / "vchan-vsock"
 
 
@@ -50,7 +52,7 @@ def test_guest_measures_against_its_host(guest, port, host_tool):
     port = min(port, 65535 - 4)
     server = host_tool("--serve", "--once", guest.cid, port)
     driver = in_guest(guest, "--seconds", 1, "--json", "host", port)
-    assert driver.wait(50) == 0, driver.stderr.read_available()
+    assert driver.wait(LATE) == 0, driver.stderr.read_available()
     check(driver.stdout.read_available(), guest.cid, vchan.CID_HOST)
     assert server.wait(vchan.SOON) == 0
 
@@ -59,7 +61,7 @@ def test_host_measures_against_its_guest(guest, port, host_tool):
     port = min(port, 65535 - 4)
     server = in_guest(guest, "--serve", "--once", "host", port)
     driver = host_tool("--seconds", 1, "--json", guest.cid, port)
-    output, _ = driver.communicate(timeout=50)
+    output, _ = driver.communicate(timeout=LATE)
     assert driver.returncode == 0
     check(output, vchan.CID_HOST, guest.cid)
     assert server.wait(vchan.SOON) == 0

@@ -9,6 +9,7 @@ import labkit
 import vchan
 from command.conftest import LATE, clean_environment, loopback_in, python
 from command.test_proxy import changes, screenshot, start_display, until_screenshot
+from lab.fixtures import use
 
 README = (vchan.ROOT / "README.md").read_text()
 LINES = re.findall(r"^    (host|guest)\$ +(\S.*)$", README, re.M)
@@ -46,6 +47,12 @@ def machines():
     yield found
     for guest in found:
         guest.kill()
+
+
+@pytest.fixture(autouse=True)
+def used(machines, request):
+    for guest in machines:
+        use(request, guest)
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ if not vchan.SIMPLE:  # there nobody connects behind the program's back
     @pytest.mark.own_wires
     def test_exit_between_hello_and_connected_delivers(address):
         """1.3: the client is connected from our hello on, before the server knows it is."""
-        puppet, peer = server_with_a_late_thread(address)
+        puppet, peer = server_with_a_late_thread(address, VCHAN_VSOCK_LINGER_MS=PATIENT)
         assert peer.receive_payload(8) == b"greeting"
         assert peer.receive().end
         assert puppet.ended() == 0

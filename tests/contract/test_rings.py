@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """How large the rings are (design 1.3, "Rings")."""
 import errno
+import itertools
 
 import pytest
 
@@ -132,9 +133,13 @@ def test_a_byte_costs_no_huge_page():
     """1.3: programs have a hundred channels that idle, with rings of any size.
 
     What a kernel that gives huge pages to shared memory puts behind a mapped page
-    does not show in the process.
+    does not show in the process.  In the machine others show, too: now and then.
     """
-    count = 10
+    vchan.until(lambda: memory_of_a_byte_each_way(10) < 10 * 256)
+
+
+def memory_of_a_byte_each_way(count):
+    """KiB of shared memory that so many channels cost the machine."""
     before = vchan.number_in("/proc/meminfo", "Shmem:")
     pairs = [vchan.connected_pair(1 << 16, 1 << 16) for _ in range(count)]
     for server, client in pairs:
@@ -142,4 +147,7 @@ def test_a_byte_costs_no_huge_page():
         assert server.recv(1) == b"x"
         server.write(b"x")
         assert client.recv(1) == b"x"
-    assert vchan.number_in("/proc/meminfo", "Shmem:") - before < 256 * count
+    cost = vchan.number_in("/proc/meminfo", "Shmem:") - before
+    for end in itertools.chain(*pairs):
+        end.close()
+    return cost

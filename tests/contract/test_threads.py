@@ -215,7 +215,8 @@ def test_threads_open_and_close_at_the_same_time():
         working = [Task(come_and_go, address) for address in addresses]
         for task in working:
             task.result()
-    until(lambda: vchan.Holdings.now().threads == before.threads)
+    # Fewer where one that had ended was still listed before.
+    until(lambda: vchan.Holdings.now().threads <= before.threads)
 
 
 def come_and_go(address):

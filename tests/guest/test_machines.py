@@ -95,6 +95,7 @@ def test_guest_that_powers_off_shows(joined, doomed):
     """1.3: death shows within a second; an orderly end of the machine, too."""
     doomed.poweroff()
     until(lambda: joined.is_open == DISCONNECTED, A_SECOND)
+    assert not doomed.lost()
 
 
 def test_client_that_waits_gives_up_when_the_guest_dies(doomed, port):

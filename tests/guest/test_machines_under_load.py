@@ -200,6 +200,7 @@ def test_guest_that_ends_under_load(bare, port, direction, how):
     """1.3: a connected peer's death shows within a second: its machine's."""
     flow = Flow(bare, port, direction)
     if how == "off":
+        bare.asked_to_end = True
         bare.puppet.begin("machine-off")
         bare.qemu.wait(vchan.SOON)
     else:

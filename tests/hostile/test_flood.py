@@ -83,7 +83,7 @@ def gather(request):
         if where == "this-machine":
             crowds.append(LocalCrowd(vsock_port))
         else:
-            other = request.getfixturevalue("other_guest")
+            other = fixtures.use(request, request.getfixturevalue("other_guest"))
             crowds.append(GuestCrowd(other, vsock_port))
         return crowds[-1]
 

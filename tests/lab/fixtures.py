@@ -28,6 +28,16 @@ ATTEMPTS = 5
 LOST = "lost"
 
 
+def answers(machine):
+    """Is there one, and does it run programs?"""
+    if not machine or not machine.alive():
+        return False
+    try:
+        return machine.run(["true"], timeout=20).returncode == 0
+    except (labkit.LabError, subprocess.TimeoutExpired):
+        return False
+
+
 class Shared:
     """The session's guest, made when first asked for, and anew if need be."""
 
@@ -36,18 +46,10 @@ class Shared:
 
     def get(self):
         """A guest that answers; made anew when a test killed the last one."""
-        if not (self.machine and self.usable()):
+        if not answers(self.machine):
             self.stop()
             self.machine = labkit.Guest()
         return self.machine
-
-    def usable(self):
-        if not self.machine.alive():
-            return False
-        try:
-            return self.machine.run(["true"], timeout=20).returncode == 0
-        except (labkit.LabError, subprocess.TimeoutExpired):
-            return False
 
     def stop(self):
         if self.machine:

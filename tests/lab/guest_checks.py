@@ -149,29 +149,21 @@ def test_killed_guest_is_gone_at_once(guest):
     with pytest.raises(labkit.MachineGone):
         process.wait(20)
     assert time.monotonic() - begun < 5
-    assert not guest.alive()
+    assert not guest.alive() and not guest.lost()
     with pytest.raises(labkit.MachineGone):
         guest.run(["true"])
 
 
-def test_guest_that_is_killed_or_powered_off_is_not_lost(fresh_guest):
-    one, other = fresh_guest(), fresh_guest()
-    one.kill()
-    other.poweroff()
-    assert not one.lost() and not other.lost()
-
-
-def test_guest_that_ends_without_a_word_is_lost(fresh_guest):
-    machine = fresh_guest()
-    assert not machine.lost()
-    machine.popen(["sh", "-c", "echo b >/proc/sysrq-trigger"])
-    machine.qemu.wait(30)
-    machine.kill()
-    assert machine.lost()
-
-
 def test_next_test_has_a_guest_again(guest):
     assert guest.run(["true"]).returncode == 0
+
+
+def test_guest_that_ends_without_a_word_is_lost(guest):
+    assert not guest.lost()
+    guest.popen(["sh", "-c", "echo b >/proc/sysrq-trigger"])
+    guest.qemu.wait(30)
+    guest.kill()
+    assert guest.lost()
 
 
 def test_another_guest_has_another_cid_and_what_it_asked_for(

@@ -12,14 +12,18 @@ import time
 import pytest
 
 import labkit
+import sessions
 from labkit import processes
 
 HERE = pathlib.Path(__file__).resolve().parent
 LAB = HERE / "lab"
 BYTES = 3_000_000
 
+# A machine boots beside others, and twice if the first time it does not.
+pytestmark = pytest.mark.deadline(320)
 
-def lab(*words, cwd=None, seconds=120, **env):
+
+def lab(*words, cwd=None, seconds=300, **env):
     """Run lab, with its temporary files where a test can look for them."""
     return subprocess.run(
         [sys.executable, "-B", LAB, *words], cwd=cwd, timeout=seconds,
@@ -221,13 +225,16 @@ def test_check_knows_where_it_is():
 
 # -- guests ---------------------------------------------------------------
 
-@pytest.mark.deadline(500)
+@pytest.mark.deadline(1500)
 def test_guests(tmp_path):
     """guest_checks.py, in a machine that can have guests."""
-    done = lab("run", "--timeout", "480", "--out", tmp_path, "--",
-               sys.executable, "-B", "-m", "pytest",
-               "-c", HERE.parent / "pytest.ini", HERE / "guest_checks.py",
-               seconds=495, LAB_MODE="auto")
+    for _ in range(3):
+        done = lab("run", "--timeout", "480", "--out", tmp_path, "--",
+                   sys.executable, "-B", "-m", "pytest",
+                   "-c", HERE.parent / "pytest.ini", HERE / "guest_checks.py",
+                   seconds=495, LAB_MODE="auto")
+        if done.returncode != sessions.EMULATION_FAILED:
+            break
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
 
 

@@ -8,7 +8,7 @@ import pytest
 import labkit
 import relay_guests
 import vchan
-from lab.fixtures import require_guests, use
+from lab.fixtures import answers, require_guests, use
 from guest_puppet import GuestPuppet
 
 
@@ -20,36 +20,40 @@ def real_domains(clean_environment, monkeypatch):
 
 
 class Machines:
-    """Guests that tests share; those that have died are made anew."""
+    """Guests that tests share; those that no longer answer are made anew."""
 
     def __init__(self, count):
         self.guests = [None] * count
 
-    def get(self):
-        dead = [n for n, guest in enumerate(self.guests) if not (guest and guest.alive())]
+    def get(self, request):
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            for number, guest in zip(dead, pool.map(lambda _: labkit.Guest().start(), dead)):
-                self.guests[number] = guest
+            for number, good in enumerate(list(pool.map(answers, self.guests))):
+                if not good:
+                    self.stop(number)
+                    self.guests[number] = labkit.Guest()
+            for guest in self.guests:
+                use(request, guest)
+            list(pool.map(lambda guest: guest.alive() or guest.start(), self.guests))
         return self.guests
 
-    def stop(self):
-        for guest in self.guests:
-            if guest:
-                guest.kill()
+    def stop(self, number):
+        if self.guests[number]:
+            self.guests[number].kill()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def machines():
     machines = Machines(3)
     yield machines
-    machines.stop()
+    for number in range(3):
+        machines.stop(number)
 
 
 @pytest.fixture
 def guests(machines, request):
     """Two that may talk, and one that may not; a test may kill them."""
     require_guests()
-    return [use(request, guest) for guest in machines.get()]
+    return list(machines.get(request))
 
 
 class Relay(relay_guests.World):
@@ -63,11 +67,13 @@ class Relay(relay_guests.World):
 def relay(guests, tmp_path):
     """It lets the first guest reach the second one."""
     relay = Relay(tmp_path, f"allow {guests[0].cid} -> {guests[1].cid} *\n")
-    relay.start()
-    yield relay
-    if relay.process.poll() is None:
-        relay.stop()
-    relay.put_away()
+    try:
+        relay.start()
+        yield relay
+        if relay.process.poll() is None:
+            relay.stop()
+    finally:
+        relay.put_away()
 
 
 @pytest.fixture
@@ -89,6 +95,12 @@ class RawGuest(GuestPuppet):
         self.raw_send(relay_guests.request(target, port, flags))
         return relay_guests.answer_of(self.raw_recv(16))
 
+    def reach(self, target, port):
+        """A channel.  A target that has no processor for two seconds is SILENT."""
+        while (status := self.ask(target, port)) == relay_guests.SILENT:
+            pass
+        assert status == relay_guests.OK
+
     def listen(self, source, port):
         self("raw-listen", source * 65536 + port)
 
@@ -107,6 +119,6 @@ def ends(relay, raw, port):
     """A channel of plain sockets: its source, its target."""
     source, target, _ = raw
     target.listen(source.cid, port)
-    assert source.ask(target.cid, port) == relay_guests.OK, relay.log
+    source.reach(target.cid, port)
     target("raw-accept")
     return source, target

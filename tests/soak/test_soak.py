@@ -9,7 +9,7 @@ import pytest
 import soaking
 import vchan
 
-SECONDS = 600 if soaking.LONG else vchan.scaled(20)
+SECONDS = 600 if soaking.LONG else max(10, vchan.scaled(20))
 
 
 @pytest.mark.deadline(SECONDS + soaking.STUCK + 180)

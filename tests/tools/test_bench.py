@@ -346,19 +346,19 @@ def test_run_that_broke_off_is_a_failure_of_once(server, start_driver):
 
 def test_server_that_stops_midway_ends_the_run(server, start_driver):
     serving = server("--once")
-    driver = start_driver(*LONG, "--patience", 1)
+    driver = start_driver(*LONG, "--patience", 5)
     serving.said.until(rb"domain \d+ drives")
     serving.send_signal(signal.SIGSTOP)
     ended(driver, 1)
-    assert b"has been silent for 1 s" in driver.said.data
+    assert b"has been silent for 5 s" in driver.said.data
 
 
 def test_driver_that_stops_midway_makes_room_for_the_next(server, start_driver, drive):
-    serving = server("--patience", 1)
+    serving = server("--patience", 5)
     driver = start_driver(*LONG)
     serving.said.until(rb"domain \d+ drives")
     driver.send_signal(signal.SIGSTOP)
-    serving.said.until(rb"has been silent for 1 s")
+    serving.said.until(rb"has been silent for 5 s")
     assert drive(*QUICK).returncode == 0
 
 

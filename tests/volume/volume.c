@@ -358,9 +358,12 @@ static void read_frames(void)
 
 static void duplex(double seconds)
 {
-    double until = now() + seconds;
+    double until;
     pthread_t writer;
 
+    while (libvchan_is_open(chan) == VCHAN_WAITING)
+        libvchan_wait(chan);
+    until = now() + seconds;
     if (pthread_create(&writer, NULL, write_frames, &until) != 0)
         fail("no thread");
     read_frames();

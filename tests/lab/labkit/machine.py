@@ -4,6 +4,7 @@
 Machine is what the two kinds have in common: Host, which has vsock loopback
 and vhost-vsock and can have guests, and Guest, which has a CID.
 """
+import contextlib
 import os
 import random
 import subprocess
@@ -21,6 +22,7 @@ AGENT = os.path.join(HERE, "agent.py")
 PORT = "lab.agent"
 
 BOOT_TIMEOUT = 120
+LAST_MOMENTS = 20                       # seconds, of a QEMU that ends
 # 0 to 2 have meanings of their own; vchan's port mapping ends at 32768.
 CIDS = range(3, 32001)
 CID_ATTEMPTS = 20
@@ -80,7 +82,7 @@ class Machine:
         self.qemu = None
         self.channel = None
         self._earlier = ""              # consoles of machines that died
-        self._asked_to_end = False
+        self.asked_to_end = False       # by a program in it: it is not lost()
 
     # -- what the kinds differ in -----------------------------------------
 
@@ -127,7 +129,7 @@ class Machine:
                 self._earlier += self.qemu.console()
             self.qemu.close()
         started.add(self)
-        self._asked_to_end = False
+        self.asked_to_end = False
         self.qemu = self._launch()
         self.channel = Channel(self.qemu.control, self.name)
         try:
@@ -173,17 +175,25 @@ class Machine:
         So ends what an emulated processor breaks (a triple fault); a kernel that dies
         of its own doing says so.
         """
-        return (not self._asked_to_end and self.qemu is not None and
+        self._let_end()
+        return (not self.asked_to_end and self.qemu is not None and
                 self.qemu.ended_by_itself() and not self.kernel_log_problems())
+
+    def _let_end(self):
+        """QEMU hangs up before it ends, and is not to be killed in between."""
+        if self.qemu and self.channel and self.channel.gone:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.qemu.wait(LAST_MOMENTS)
 
     def kill(self):
         """SIGKILL the machine, at once."""
+        self._let_end()
         if self.qemu:
             self.qemu.kill()
 
     def poweroff(self, timeout=60):
         """End it cleanly: its programs are told, its drivers shut down."""
-        self._asked_to_end = True
+        self.asked_to_end = True
         self.channel.send(op="poweroff")
         self.qemu.wait(timeout)
         self.kill()
