@@ -4,6 +4,7 @@
 Everything is built outside the tree, so that a test never disturbs a build
 that is in use.  No test in here opens a vsock.
 """
+import functools
 import os
 import pathlib
 import shutil
@@ -53,18 +54,26 @@ def make(run):
 
 
 @pytest.fixture(scope="session")
-def built(make, tmp_path_factory):
-    """The directory of an ordinary build."""
-    build = tmp_path_factory.mktemp("built")
-    make(f"BUILD={build}")
+def build(make, tmp_path_factory):
+    """build(CC): (the directory of an ordinary build, what make said); one for each."""
+    @functools.cache
+    def build(cc):
+        directory = tmp_path_factory.mktemp("built")
+        return directory, make(f"CC={cc}", f"BUILD={directory}")
     return build
+
+
+@pytest.fixture(scope="session")
+def built(build):
+    """The directory of an ordinary build."""
+    return build("gcc")[0]
 
 
 @pytest.fixture(scope="session")
 def install(make, built):
     """make install into DESTDIR, from the ordinary build."""
     def install(destdir, *words, **how):
-        return make("install", f"BUILD={built}", f"DESTDIR={destdir}", *words, **how)
+        return make("install", "CC=gcc", f"BUILD={built}", f"DESTDIR={destdir}", *words, **how)
     return install
 
 

@@ -28,8 +28,8 @@ def compiled(done):
             if line.split()[:1] == ["CC"]]
 
 
-def test_compiles_without_a_warning(cc, make, tmp_path):
-    done = make(f"CC={cc}", f"BUILD={tmp_path}")
+def test_compiles_without_a_warning(cc, build):
+    done = build(cc)[1]
     assert compiled(done)
     assert done.stderr == ""
 
