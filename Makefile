@@ -193,7 +193,7 @@ CMOCKA = $$(pkg-config --cflags --libs cmocka)
 # This one has its own of what opens, binds and connects a vsock.
 CROWDED := vsock_socket vsock_listen vsock_accept vsock_bind vsock_connect vsock_buffer
 $(BUILD)/unit/%/test_crowd: UNIT_LDFLAGS = $(CROWDED:%=-Wl,--wrap=%)
-# And this one time's.
+# And this one has a clock of its own.
 $(BUILD)/unit/%/test_engine: UNIT_LDFLAGS = -Wl,--wrap=clock_gettime
 
 unit: $(UNITS)

@@ -545,7 +545,8 @@ def passed_before(session, status, total, out):
     outcomes = dict(OUTCOME.findall((out / "log").read_text(errors="replace")))
     passed = [name for name, last in outcomes.items() if last == "PASSED"]
     total.passed += len(passed)
-    total.lost.append((session.name, f"after {len(passed)} tests that passed: " + (
+    told = total.lost if status == EMULATION_FAILED else total.unsteady
+    told.append((session.name, f"after {len(passed)} tests that passed: " + (
         LAB_STATUS.get(status) or f"no report, status {status}")))
     return [f"--deselect={(ROOT / name).relative_to(TESTS)}" for name in passed]
 
@@ -589,12 +590,15 @@ def has_failed(marks):
     return any(mark.tag != "skipped" for mark in marks)
 
 
-def guests_lost(path):
-    """A report's tests that lost guests (lab/fixtures.py): (its name, theirs) each time."""
+def guests_lost_in(session, out):
+    """Its tests that lost guests (lab/fixtures.py): (the test, the guests) each time."""
+    found = []
     with contextlib.suppress(OSError, ET.ParseError):
-        for case in ET.parse(path).getroot().iter("testcase"):
-            for lost in case.iterfind("properties/property[@name='lost']"):
-                yield f"{case.get('classname')}::{case.get('name')}", lost.get("value")
+        for case in ET.parse(out / "report.xml").getroot().iter("testcase"):
+            found += [(f"{session.name}: {case.get('classname')}::{case.get('name')}",
+                       lost.get("value"))
+                      for lost in case.iterfind("properties/property[@name='lost']")]
+    return found
 
 
 # More than that is no race but a defect, and running it all again takes long.
@@ -605,8 +609,8 @@ def try_again(session, tests, total, out):
     """Run the few tests that failed once more, by themselves.
 
     What passes then is reported, loudly, and does not fail the run: a busy
-    machine must not keep everything else from being known.  A machine of the lab
-    that is lost is not to, either.
+    machine must not keep everything else from being known, nor must a machine of
+    the lab that the emulator broke.
     """
     failed = [key for key, marks in tests.items() if has_failed(marks)]
     nodes = [node_of(key) for key in failed]
@@ -617,8 +621,10 @@ def try_again(session, tests, total, out):
         again.mkdir()
         with total.stage(f"again: {session.name}"):
             status = run(command(session, nodes, again), seconds_of(session))
+        total.lost += guests_lost_in(session, again)
         if not (session.lab and status == EMULATION_FAILED):
             break
+        total.lost.append((session.name, LAB_STATUS[status]))
     second = read_cases(again / "report.xml")
     for key in failed:
         if key in second and not second[key]:
@@ -631,7 +637,7 @@ def read_report(session, path, status, total):
     """Add up pytest's report, and say so when it is not whole."""
     tests = read_cases(path)
     failed = any(map(has_failed, tests.values()))
-    total.lost += [(f"{session.name}: {name}", guests) for name, guests in guests_lost(path)]
+    total.lost += guests_lost_in(session, path.parent)
     if status in COMPLETE:
         try_again(session, tests, total, path.parent)
     for (where, what), marks in tests.items():

@@ -33,7 +33,7 @@ def root():
 @pytest.fixture(scope="session")
 def run():
     """Run a program to its end; a failure shows what it printed."""
-    def run(*argv, cwd=ROOT, env=None, check=True, timeout=600):
+    def run(*argv, cwd=ROOT, env=None, check=True, timeout=300):
         argv = [str(word) for word in argv]
         done = subprocess.run(argv, cwd=cwd, env=clean_environment(env), text=True,
                               stdin=subprocess.DEVNULL, capture_output=True,
@@ -55,7 +55,7 @@ def make(run):
 
 @pytest.fixture(scope="session")
 def build(make, tmp_path_factory):
-    """build(CC): (the directory of an ordinary build, what make said); one for each."""
+    """build(CC): (the directory of a whole build, what make said); one for each."""
     @functools.cache
     def build(cc):
         directory = tmp_path_factory.mktemp("built")
@@ -65,7 +65,7 @@ def build(make, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def built(build):
-    """The directory of an ordinary build."""
+    """The directory of a whole build."""
     return build("gcc")[0]
 
 

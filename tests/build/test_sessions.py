@@ -165,7 +165,8 @@ def test_lab_that_is_lost_is_run_once_more_and_loudly(run_tests, tmp_path, monke
     lab_lost_once(tmp_path, monkeypatch, "exit 70")
     status, output, last = run_tests("good", lab=True, beside=True)
     assert (status, last) == (0, "2 passed, 0 failed, 0 skipped")
-    assert "after 0 tests that passed: the kernel of the lab's machine complained" in output
+    told = output[output.index("\nFAILED ONCE"):]
+    assert "after 0 tests that passed: the kernel of the lab's machine complained" in told
 
 
 def test_lab_that_is_lost_midway_goes_on_with_the_rest(run_tests, tmp_path, monkeypatch):
@@ -208,7 +209,8 @@ exit 72
 """)
     status, output, last = run_tests("bad", lab=True, beside=True)
     assert (status, last) == (0, "2 passed, 0 failed, 0 skipped")
-    assert "after 1 tests that passed: the emulator broke" in output
+    told = output[output.index("\nLOST MACHINES"):]
+    assert "after 1 tests that passed: the emulator broke" in told
     assert "1 passed, 1 deselected" in output
 
 
@@ -261,8 +263,9 @@ echo >>{tmp_path}/machines
 [ $(wc -l <{tmp_path}/machines) = 2 ] && exit 72
 exec "$@"
 """)
-    status, _, last = run_tests("bad", lab=True)
+    status, output, last = run_tests("bad", lab=True)
     assert (status, last) == (0, "1 passed, 0 failed, 0 skipped")
+    assert "the emulator broke" in output[output.index("\nLOST MACHINES"):]
     assert len((tmp_path / "machines").read_text()) == 3
 
 

@@ -43,16 +43,19 @@ def lines(word):
 @pytest.fixture(scope="module")
 def machines():
     """README's guests, 42 and 43."""
-    found = [labkit.Guest(cid=cid).start() for cid in (42, 43)]
+    found = [labkit.Guest(cid=cid) for cid in (42, 43)]
     yield found
     for guest in found:
         guest.kill()
 
 
 @pytest.fixture(autouse=True)
-def used(machines, request):
+def running(machines, request):
+    """They are, also where one was lost before."""
     for guest in machines:
         use(request, guest)
+        if not guest.alive():
+            guest.start()
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ def test_client_waits_for_a_port_whose_backlog_is_full(address):
     listener = address.listen_raw(backlog=0)
     first = address.connect_raw()
     connecting = Task(address.open_client)
+    assert connecting.asleep()
     while connecting.is_alive():
         if vchan.poll(listener.fileno(), 50):
             vchan.accept_raw(listener)

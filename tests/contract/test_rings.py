@@ -133,7 +133,7 @@ def test_a_byte_costs_no_huge_page():
     """1.3: programs have a hundred channels that idle, with rings of any size.
 
     What a kernel that gives huge pages to shared memory puts behind a mapped page
-    does not show in the process.  In the machine others show, too: now and then.
+    does not show in the process; in the machine's count others' memory does, now and then.
     """
     vchan.until(lambda: memory_of_a_byte_each_way(10) < 10 * 256)
 

@@ -132,7 +132,7 @@ def test_nonblocking_send_returns_size_when_it_fits(raw_client):
 
 def test_nonblocking_send_is_all_or_nothing(monkeypatch):
     """1.3: ... or 0 when it does not fit now; never a part of it."""
-    monkeypatch.setenv("VCHAN_VSOCK_LINGER_MS", "50000")
+    monkeypatch.setenv("VCHAN_VSOCK_LINGER_MS", "50000")  # close is to deliver all of it
     server, peer = vchan.with_raw_client()
     server.set_blocking(False)
     size, accepted, zeros = 3000, 0, 0

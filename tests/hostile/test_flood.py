@@ -65,11 +65,11 @@ class GuestCrowd:
 
 
 @pytest.fixture(scope="module")
-def other_guest(request):
-    """One that is not asked for."""
+def other_guest():
+    """One that is not asked for; to be started."""
     fixtures.require_guests()
-    machine = request.config.lab.adopt(fixtures.labkit.Guest(memory="256M"))
-    yield machine.start()
+    machine = fixtures.labkit.Guest(memory="256M")
+    yield machine
     machine.kill()
 
 
@@ -84,6 +84,8 @@ def gather(request):
             crowds.append(LocalCrowd(vsock_port))
         else:
             other = fixtures.use(request, request.getfixturevalue("other_guest"))
+            if not other.alive():
+                other.start()
             crowds.append(GuestCrowd(other, vsock_port))
         return crowds[-1]
 

@@ -60,7 +60,7 @@ def test_port_that_is_let_go_within_a_moment_is_ours(address, vsock_port):
             serving.result().close()
             served += 1
         except OSError as error:
-            # As long as that it does not wait, and we did not have a processor.
+            # It does not wait that long; we had no processor.
             assert error.errno == errno.EADDRINUSE and let_go_after > 0.1
 
 

@@ -22,7 +22,7 @@ if str(HERE) not in sys.path:
 import labkit                           # noqa: E402
 
 KERNEL_TROUBLE = 70
-# How often a test may lose its guests before that is its failure.
+# At a test that loses its guests, before that is its failure.
 ATTEMPTS = 5
 # A property of such a test in the report: the names of the guests, for each time.
 LOST = "lost"
@@ -105,6 +105,8 @@ def pytest_runtestloop(session):
         items, session.config.lab.unlucky = session.config.lab.unlucky, []
         for item, nextitem in zip(items, [*items[1:], None]):
             item.ihook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+            if session.shouldfail or session.shouldstop:
+                return
 
 
 def attempt(item, nextitem):
@@ -173,7 +175,8 @@ def require_guests():
 
 
 def use(request, machine):
-    """MACHINE's console belongs into the report if this test fails."""
+    """MACHINE is this test's: its console belongs into the report if the test fails, which
+    is run again if MACHINE was lost."""
     node = request.node
     node.lab_machines = getattr(node, "lab_machines", []) + [machine]
     return request.config.lab.adopt(machine)

@@ -9,7 +9,7 @@ import pytest
 import sessions
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
-
+SESSION = sessions.Session("lab", (), 1)
 CONFTEST = f"""
 import sys
 sys.path.insert(0, {str(TESTS)!r})
@@ -69,7 +69,7 @@ def run(tmp_path):
             [sys.executable, "-B", "-m", "pytest", "-c", tmp_path / "pytest.ini", "-vs",
              f"--junit-xml={tmp_path}/report.xml", tmp_path], text=True, timeout=50,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd=tmp_path, check=False)
-        return done.returncode, done.stdout, list(sessions.guests_lost(tmp_path / "report.xml"))
+        return done.returncode, done.stdout, sessions.guests_lost_in(SESSION, tmp_path)
     return run
 
 
@@ -98,7 +98,7 @@ def test_is_run_once_when_it_passes_or_its_guest_is_there(lost, failed, run):
 def test_is_told_of_in_the_sum(run, tmp_path, capsys):
     assert run(1, 1)[0] == 0
     total = sessions.Sum()
-    sessions.read_report(sessions.Session("lab", (), 1), tmp_path / "report.xml", 0, total)
+    sessions.read_report(SESSION, tmp_path / "report.xml", 0, total)
     total.show()
     said = capsys.readouterr().out
     assert "LOST MACHINES" in said and "test_unlucky\n      lab-guest-7\n" in said

@@ -96,9 +96,12 @@ class RawGuest(GuestPuppet):
         return relay_guests.answer_of(self.raw_recv(16))
 
     def reach(self, target, port):
-        """A channel.  A target that has no processor for two seconds is SILENT."""
-        while (status := self.ask(target, port)) == relay_guests.SILENT:
-            pass
+        """A channel with another RawGuest, whose end is to be accepted."""
+        target.listen(self.cid, port)
+        while (status := self.ask(target.cid, port)) == relay_guests.SILENT:
+            # It had no processor for two seconds, and what has come is dead.
+            target("raw-close")
+            target.listen(self.cid, port)
         assert status == relay_guests.OK
 
     def listen(self, source, port):
@@ -118,7 +121,6 @@ def raw(guests):
 def ends(relay, raw, port):
     """A channel of plain sockets: its source, its target."""
     source, target, _ = raw
-    target.listen(source.cid, port)
-    source.reach(target.cid, port)
+    source.reach(target, port)
     target("raw-accept")
     return source, target

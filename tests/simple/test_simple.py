@@ -116,7 +116,7 @@ def test_wait_lets_in_who_is_at_the_door():
 
 
 def is_let_in_by_a_wait(meet):
-    """False: whoever is at the door has had no processor, and had his time."""
+    """False: who was at the door had no processor, and its time there was up."""
     address = Address.fresh()
     server = address.open_server()
     connecting = Task(meet, address)

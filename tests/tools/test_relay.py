@@ -358,10 +358,12 @@ def test_a_stalled_channel_slows_nobody(relay):
     stalled, unread = channel(relay, guests[0], guests[1], 1)
     count = fill(stalled)
     near, far = channel(relay, guests[0], guests[2], 2)
+    started = time.monotonic()
     for _ in range(200):
         near.sendall(b"ping")
         far.sendall(receive(far, 4))
         assert receive(near, 4) == b"ping"
+    assert time.monotonic() - started < relay_guests.SOON
     # The other direction of the stalled one goes on, too.
     unread.sendall(b"hello")
     assert receive(stalled, 5) == b"hello"

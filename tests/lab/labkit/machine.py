@@ -186,7 +186,7 @@ class Machine:
                 self.qemu.wait(LAST_MOMENTS)
 
     def kill(self):
-        """SIGKILL the machine, at once."""
+        """SIGKILL the machine, at once, if it is not ending."""
         self._let_end()
         if self.qemu:
             self.qemu.kill()

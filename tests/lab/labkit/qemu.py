@@ -19,6 +19,9 @@ VIRTIOFSD = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd",
              "/usr/lib/virtiofsd")
 
 
+WRONG = 1                               # QEMU's status when it cannot do as it is told
+
+
 def find_qemu():
     path = shutil.which("qemu-system-x86_64")
     if not path:
@@ -79,6 +82,7 @@ class Qemu:
         self._ours = contextlib.ExitStack()
         self._virtiofsds = []
         self.process = None
+        self._memory = None
         try:
             with contextlib.ExitStack() as self._handed_over:
                 self._start(kernel, initrd, cmdline, accel, memory, smp, port,
@@ -92,6 +96,7 @@ class Qemu:
                shares, devices, extra):
         self._console = self._memfd("console")
         self._errors = self._memfd("errors")
+        self._memory = self._memfd("memory")
         qmp = self._socketpair()
         argv = [
             find_qemu(), "-nodefaults", "-no-user-config", "-display", "none",
@@ -100,7 +105,7 @@ class Qemu:
             # virtiofsd shares the machine's memory, and it must be aligned
             # to come in big pages (a memory-backend-memfd cannot be).
             "-object", f"memory-backend-file,id=mem,size={memory},share=on,"
-                       f"align=2M,mem-path={self._path(self._memfd('memory'))}",
+                       f"align=2M,mem-path={self._path(self._memory)}",
             # q35 has more PCI to look at, which takes a guest a second.
             "-machine", "pc,memory-backend=mem",
             "-kernel", kernel, "-append", cmdline,
@@ -179,8 +184,9 @@ class Qemu:
         return self.process is not None and self.process.poll() is None
 
     def ended_by_itself(self):
-        """It has ended, and before any kill()."""
-        return self.process is not None and self.process.poll() not in (None, -signal.SIGKILL)
+        """Without a kill(), and not for want of anything: its machine was reset, or it crashed."""
+        return self.process is not None and self.process.poll() not in (
+            None, WRONG, -signal.SIGKILL)
 
     def wait(self, timeout):
         self.process.wait(timeout)
@@ -189,7 +195,10 @@ class Qemu:
         processes.end(self.process)
         for process in self._virtiofsds:
             processes.end(process)
+        if self._memory is not None and not self.alive():
+            os.ftruncate(self._memory, 0)
 
     def close(self):
         """Give up the console and all."""
+        self._memory = None
         self._ours.close()
