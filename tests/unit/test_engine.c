@@ -35,7 +35,9 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 {
 	int ret = __real_clock_gettime(clock, now);
 
-	now->tv_sec += leaps ? leapt += 2 : leapt;
+	if (leaps)
+		leapt += 2;
+	now->tv_sec += leapt;
 	return ret;
 }
 
