@@ -129,11 +129,13 @@ def faked(name, sanitize, flavour="", without=(), spared=()):
 # What is least the kernel's: each flavour has it natively, under ASan if not TSan, too.
 LEAST = tuple(f"contract/test_{what}.py" for what in (
     "addresses", "environment", "framed_peer", "rings"))
-# What the flavour with a thread has in the lab, and the simple one natively.
-LESS = LEAST + tuple(f"contract/test_{what}.py" for what in (
-    "disconnected", "fork", "fork_busy", "leaks", "misuse", "privileged", "races",
-    "setup_races", "threads", "volume")) + (
-        "contract/test_events.py::test_hundred_thousand_one_byte_writes",)
+# And what is the library's alone, and takes an emulated machine long: both have it natively.
+OWN = LEAST + ("contract/test_fork_busy.py", "contract/test_threads.py",
+               "contract/test_events.py::test_hundred_thousand_one_byte_writes")
+# Besides: what the flavour with a thread has in the lab, and the simple one natively.
+LESS = OWN + tuple(f"contract/test_{what}.py" for what in (
+    "disconnected", "fork", "leaks", "misuse", "privileged", "races", "setup_races",
+    "volume"))
 
 # Of the simple flavour, which has no thread, what TSan has the least to say about.
 CALM = LEAST + tuple(f"contract/test_{what}.py" for what in (
@@ -148,7 +150,7 @@ HARM = ("guest/test_machines.py", "guest/test_machines_under_load.py", "kill/tes
 SESSIONS = (
     # All long tests at their full size are too much for one run: --long.
     Session("lab", ("kernel", "contract"), minutes=60, lab=True, scale=0.05, beside=True,
-            spared=LEAST),
+            spared=OWN),
     Session("lab, simple", ("simple", "kernel", "contract"), minutes=60, lab=True,
             flavour="simple", scale=0.02, beside=True, spared=LESS),
     Session("native", ("build", "unit", "model", "fuzz", "lint"), minutes=40, beside=True),

@@ -4,15 +4,25 @@ import pytest
 
 import vchan
 from guest_puppet import GuestPuppet, serve
+from lab.fixtures import Shared, require_guests, use
 from vchan import A_SECOND, CONNECTED, DISCONNECTED, PAGE, WAITING, Task, Vchan, until
 
 pytestmark = pytest.mark.deadline(180)
 
 
+@pytest.fixture(scope="module")
+def another():
+    shared = Shared()
+    yield shared
+    shared.stop()
+
+
 @pytest.fixture
-def doomed(fresh_guest):
-    """A guest that the test may kill."""
-    return fresh_guest()
+def doomed(another, request):
+    """A second guest, that the test may kill."""
+    require_guests()
+    machine = use(request, another.get())
+    return machine if machine.alive() else machine.start()
 
 
 @pytest.fixture
@@ -56,30 +66,21 @@ def test_death_of_one_guest_leaves_the_others_channels_alone(guest, joined,
 
 # --- guests that die --------------------------------------------------------------
 
-def test_writer_blocked_when_the_guest_dies_gets_epipe(joined, doomed):
-    """1.3: EPIPE writing to a disconnected peer, within a second."""
-    writing = Task(vchan.error_of, joined.write, bytes(8 << 20))
-    assert writing.asleep()
+def test_guest_that_dies_is_told_to_all_who_wait(doomed, port):
+    """1.3: within a second EPIPE to who writes, ECONNRESET to who reads, and POLLIN and no
+    more, never POLLHUP or POLLERR, to who polls; quiet after wait."""
+    writer, reader, idle = [serve(doomed, (port + n) % 65536)[0] for n in range(3)]
+    writing = Task(vchan.error_of, writer.write, bytes(8 << 20))
+    reading = Task(vchan.error_of, reader.read, 1)
+    assert writing.asleep() and reading.asleep()
+    vchan.settle(idle)
     doomed.kill()
+    assert vchan.readable(idle.fd, A_SECOND)
     assert writing.result(A_SECOND) == "EPIPE"
-
-
-def test_reader_blocked_when_the_guest_dies_gets_econnreset(joined, doomed):
-    """1.3: ECONNRESET reading from a disconnected peer, within a second."""
-    reading = Task(vchan.error_of, joined.read, 1)
-    assert reading.asleep()
-    doomed.kill()
     assert reading.result(A_SECOND) == "ECONNRESET"
-
-
-def test_fd_says_pollin_and_no_more_when_the_guest_dies(joined, doomed):
-    """1.3: POLLIN only: never POLLHUP or POLLERR; then quiet after wait."""
-    vchan.settle(joined)
-    doomed.kill()
-    assert vchan.readable(joined.fd, A_SECOND)
-    until(lambda: joined.is_open == DISCONNECTED)
-    vchan.settle(joined)
-    assert vchan.quiet(joined.fd)
+    until(lambda: idle.is_open == DISCONNECTED)
+    vchan.settle(idle)
+    assert vchan.quiet(idle.fd)
 
 
 def test_close_does_not_linger_for_a_dead_guest(monkeypatch, doomed, port):

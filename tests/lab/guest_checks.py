@@ -158,14 +158,6 @@ def test_next_test_has_a_guest_again(guest):
     assert guest.run(["true"]).returncode == 0
 
 
-def test_guest_that_ends_without_a_word_is_lost(guest):
-    assert not guest.lost()
-    guest.popen(["sh", "-c", "echo b >/proc/sysrq-trigger"])
-    guest.qemu.wait(30)
-    guest.kill()
-    assert guest.lost()
-
-
 def test_another_guest_has_another_cid_and_what_it_asked_for(
         guest, tmp_path, monkeypatch):
     choices = [guest.cid, guest.cid, random.choice([5, 31999])]
@@ -183,3 +175,11 @@ def test_another_guest_has_another_cid_and_what_it_asked_for(
         assert [line.split("] ")[-1] for line in guest.kernel_log_problems()] \
             == ["BUG: a fake"]
         assert not guest.alive()
+
+
+def test_guest_that_ends_without_a_word_is_lost(guest):
+    assert not guest.lost()
+    guest.popen(["sh", "-c", "echo b >/proc/sysrq-trigger"])
+    guest.qemu.wait(30)
+    guest.kill()
+    assert guest.lost()
