@@ -225,6 +225,7 @@ def test_check_knows_where_it_is():
 
 # -- guests ---------------------------------------------------------------
 
+@pytest.mark.long  # other suites' tests live on guests
 @pytest.mark.deadline(1500)
 def test_guests(tmp_path):
     """guest_checks.py, in a machine that can have guests."""
