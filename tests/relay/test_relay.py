@@ -111,8 +111,8 @@ def test_a_program_that_is_killed(ends, relay, who):
     relay.await_line(f"event=closed .*by={who}")
 
 
-# The source's end is also seen by programs with the library (test_library.py).
-@pytest.mark.parametrize("who", [pytest.param(0, marks=pytest.mark.long), 1])
+@pytest.mark.long  # programs with the library see it each time (test_library.py)
+@pytest.mark.parametrize("who", [0, 1])
 def test_a_guest_that_is_killed(guests, ends, who):
     guests[who].kill()
     assert ends_soon(ends[1 - who])
