@@ -565,14 +565,18 @@ def take_stock(session, status, total, out):
         total.fail(f"{session.name}: sanitizer", (text.splitlines() or ["?"])[:3][-1].strip())
 
 
+def cases_in(path):
+    """A report's test cases; none where it is missing or not whole."""
+    with contextlib.suppress(OSError, ET.ParseError):
+        return list(ET.parse(path).getroot().iter("testcase"))
+    return []
+
+
 def read_cases(path):
     """What a report says: {(class, name): its marks}; empty for a clean pass."""
-    cases = []
-    with contextlib.suppress(OSError, ET.ParseError):
-        cases = list(ET.parse(path).getroot().iter("testcase"))
     # A failure in a test's teardown makes a second case of the same name.
     tests = collections.defaultdict(list)
-    for case in cases:
+    for case in cases_in(path):
         key = case.get("classname"), case.get("name")
         tests[key] += [part for part in case if part.tag in ("failure", "error", "skipped")]
     return tests
@@ -594,13 +598,9 @@ def has_failed(marks):
 
 def guests_lost_in(session, out):
     """Its tests that lost guests (lab/fixtures.py): (the test, the guests) each time."""
-    found = []
-    with contextlib.suppress(OSError, ET.ParseError):
-        for case in ET.parse(out / "report.xml").getroot().iter("testcase"):
-            found += [(f"{session.name}: {case.get('classname')}::{case.get('name')}",
-                       lost.get("value"))
-                      for lost in case.iterfind("properties/property[@name='lost']")]
-    return found
+    return [(f"{session.name}: {case.get('classname')}::{case.get('name')}", lost.get("value"))
+            for case in cases_in(out / "report.xml")
+            for lost in case.iterfind("properties/property[@name='lost']")]
 
 
 # More than that is no race but a defect, and running it all again takes long.

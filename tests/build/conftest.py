@@ -71,7 +71,7 @@ def built(build):
 
 @pytest.fixture(scope="session")
 def install(make, built):
-    """make install into DESTDIR, from the ordinary build."""
+    """make install into DESTDIR, from the whole build."""
     def install(destdir, *words, **how):
         return make("install", "CC=gcc", f"BUILD={built}", f"DESTDIR={destdir}", *words, **how)
     return install

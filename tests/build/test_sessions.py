@@ -216,13 +216,7 @@ exit 72
 
 def test_lab_that_says_nothing_more_is_given_up(run_tests, tmp_path, monkeypatch):
     monkeypatch.setattr(sessions, "PATIENCE", 5)
-    fake_lab(tmp_path, monkeypatch, f"""
-while [ "$1" != -- ]; do shift; done
-shift
-[ -e {tmp_path}/hung ] && exec "$@"
-touch {tmp_path}/hung
-exec sleep 1000
-""")
+    lab_lost_once(tmp_path, monkeypatch, "exec sleep 1000")
     status, output, last = run_tests("good", lab=True, beside=True)
     assert (status, last) == (0, "2 passed, 0 failed, 0 skipped")
     assert "after 0 tests that passed: no report" in output

@@ -9,7 +9,7 @@ import labkit
 import vchan
 from command.conftest import LATE, clean_environment, loopback_in, python
 from command.test_proxy import changes, screenshot, start_display, until_screenshot
-from lab.fixtures import use
+from lab.fixtures import running, use
 
 README = (vchan.ROOT / "README.md").read_text()
 LINES = re.findall(r"^    (host|guest)\$ +(\S.*)$", README, re.M)
@@ -50,12 +50,10 @@ def machines():
 
 
 @pytest.fixture(autouse=True)
-def running(machines, request):
-    """They are, also where one was lost before."""
+def up(machines, request):
+    """They run, also where one was lost before."""
     for guest in machines:
-        use(request, guest)
-        if not guest.alive():
-            guest.start()
+        running(use(request, guest))
 
 
 @pytest.fixture

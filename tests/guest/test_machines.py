@@ -4,7 +4,7 @@ import pytest
 
 import vchan
 from guest_puppet import GuestPuppet, serve
-from lab.fixtures import Shared, require_guests, use
+from lab.fixtures import Shared, require_guests, running, use
 from vchan import A_SECOND, CONNECTED, DISCONNECTED, PAGE, WAITING, Task, Vchan, until
 
 pytestmark = pytest.mark.deadline(180)
@@ -21,8 +21,7 @@ def another():
 def doomed(another, request):
     """A second guest, that the test may kill."""
     require_guests()
-    machine = use(request, another.get())
-    return machine if machine.alive() else machine.start()
+    return running(use(request, another.get()))
 
 
 @pytest.fixture

@@ -83,9 +83,8 @@ def gather(request):
         if where == "this-machine":
             crowds.append(LocalCrowd(vsock_port))
         else:
-            other = fixtures.use(request, request.getfixturevalue("other_guest"))
-            if not other.alive():
-                other.start()
+            other = fixtures.running(
+                fixtures.use(request, request.getfixturevalue("other_guest")))
             crowds.append(GuestCrowd(other, vsock_port))
         return crowds[-1]
 

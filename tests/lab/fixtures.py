@@ -39,7 +39,7 @@ def answers(machine):
 
 
 class Shared:
-    """The session's guest, made when first asked for, and anew if need be."""
+    """A guest that tests share, made when first asked for, and anew if need be."""
 
     def __init__(self):
         self.machine = None
@@ -182,6 +182,11 @@ def use(request, machine):
     return request.config.lab.adopt(machine)
 
 
+def running(machine):
+    """It, booted if it does not run: after use(), so that a boot that is lost is known."""
+    return machine if machine.alive() else machine.start()
+
+
 @pytest.fixture
 def guest(request):
     """A running guest that the session's tests share.
@@ -189,8 +194,7 @@ def guest(request):
     A test may kill it (the next one gets another), but must leave it unpaused.
     """
     require_guests()
-    machine = use(request, request.config.lab.shared.get())
-    return machine if machine.alive() else machine.start()
+    return running(use(request, request.config.lab.shared.get()))
 
 
 @pytest.fixture

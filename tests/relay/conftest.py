@@ -5,10 +5,9 @@ import random
 
 import pytest
 
-import labkit
 import relay_guests
 import vchan
-from lab.fixtures import answers, require_guests, use
+from lab.fixtures import Shared, require_guests, running, use
 from guest_puppet import GuestPuppet
 
 
@@ -19,41 +18,21 @@ def real_domains(clean_environment, monkeypatch):
     monkeypatch.setenv("VCHAN_DOMAIN", "0")
 
 
-class Machines:
-    """Guests that tests share; those that no longer answer are made anew."""
-
-    def __init__(self, count):
-        self.guests = [None] * count
-
-    def get(self, request):
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            for number, good in enumerate(list(pool.map(answers, self.guests))):
-                if not good:
-                    self.stop(number)
-                    self.guests[number] = labkit.Guest()
-            for guest in self.guests:
-                use(request, guest)
-            list(pool.map(lambda guest: guest.alive() or guest.start(), self.guests))
-        return self.guests
-
-    def stop(self, number):
-        if self.guests[number]:
-            self.guests[number].kill()
-
-
 @pytest.fixture(scope="session")
 def machines():
-    machines = Machines(3)
+    machines = [Shared() for _ in range(3)]
     yield machines
-    for number in range(3):
-        machines.stop(number)
+    for machine in machines:
+        machine.stop()
 
 
 @pytest.fixture
 def guests(machines, request):
     """Two that may talk, and one that may not; a test may kill them."""
     require_guests()
-    return list(machines.get(request))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        found = [use(request, guest) for guest in pool.map(Shared.get, machines)]
+        return list(pool.map(running, found))
 
 
 class Relay(relay_guests.World):

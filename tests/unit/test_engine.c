@@ -22,7 +22,7 @@
 #define RING 4096
 #define SOON_MS 20000 /* on a busy machine, for what takes no time */
 #define QUIET_MS 30   /* how long silence is listened to */
-#define LONG_MS "2000000000"
+#define LONG_MS "2000000000" /* of linger: the clock does not leap so far */
 
 /* ---- a clock that goes by leaps (the Makefile wraps the function) ---- */
 

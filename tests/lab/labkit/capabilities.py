@@ -29,15 +29,20 @@ class Answer(NamedTuple):
         return self.yes
 
 
+def _told(name):
+    """What the lab has told this machine when it booted (machine.CMDLINE), else ""."""
+    match = re.search(rf"\blab\.{name}=(\w+)", _read("/proc/cmdline"))
+    return match.group(1) if match else ""
+
+
 def machine_role():
     """"host" or "guest" in a machine of the lab, else ""."""
-    match = re.search(r"\blab\.role=(\w+)", _read("/proc/cmdline"))
-    return match.group(1) if match else ""
+    return _told("role")
 
 
 def is_emulated():
     """Is this a machine of the lab without a real processor?"""
-    return bool(re.search(r"\blab\.accel=tcg", _read("/proc/cmdline")))
+    return _told("accel") == "tcg"
 
 
 def have_loopback():
