@@ -476,7 +476,7 @@ bool conn_may_receive(libvchan_t *h)
 {
 	if (pthread_mutex_trylock(&h->reading) != 0)
 		return false;
-	atomic_store(&h->receiver, pthread_self());
+	conn_sign(h);
 	return true;
 }
 

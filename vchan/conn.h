@@ -111,9 +111,16 @@ HOT void conn_tell_of_more(libvchan_t *h)
 }
 /* Who could not receive meanwhile (tests/model/room.pml). */
 void conn_let_others_in(libvchan_t *h);
+/* Who holds `reading` says so.  Relaxed: only exit() looks, for its own thread's name. */
+HOT void conn_sign(libvchan_t *h)
+{
+	atomic_store_explicit(&h->receiver, pthread_self(), memory_order_relaxed);
+}
 /* As conn_stop_receiving, but without an event for what is left in the socket. */
 HOT void conn_leave_socket(libvchan_t *h)
 {
+	/* Or who receives next would pass for us until it has signed. */
+	atomic_store_explicit(&h->receiver, 0, memory_order_relaxed);
 	pthread_mutex_unlock(&h->reading);
 	if (atomic_load(&h->writer_waits) || atomic_load(&h->wants_input))
 		conn_let_others_in(h);

@@ -427,7 +427,7 @@ EXPORT int libvchan_buffer_space(libvchan_t *h)
 static void start_reading(libvchan_t *h)
 {
 	pthread_mutex_lock(&h->reading);
-	atomic_store(&h->receiver, pthread_self());
+	conn_sign(h);
 }
 
 static void after_pulling(libvchan_t *h, size_t n)

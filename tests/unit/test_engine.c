@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -28,6 +29,7 @@
 
 static _Atomic bool leaps;
 static _Atomic time_t leapt; /* seconds */
+static void (*_Atomic on_clock)(void); /* each time that somebody looks at it */
 
 int __real_clock_gettime(clockid_t clock, struct timespec *now);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
@@ -38,6 +40,8 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 	if (leaps)
 		leapt += 2;
 	now->tv_sec += leapt;
+	if (on_clock)
+		on_clock();
 	return ret;
 }
 
@@ -1146,6 +1150,127 @@ static void exit_that_is_not_scheduled_delivers_all_the_same(void **state)
 	check_exit(200, open_and_close_while_time_flies);
 }
 
+/* Who receives has just taken the lock and not yet signed, while exit() has bytes that wait
+ * for an acknowledgement; and a byte has come. */
+
+static struct {
+	libvchan_t *chan;
+	pthread_t exits;
+	sem_t held, let_go, gone;
+	int steps; /* of exit() */
+} unsigned_receiver;
+
+static void *receive_without_a_name(void *unused)
+{
+	pthread_mutex_lock(&unsigned_receiver.chan->reading);
+	sem_post(&unsigned_receiver.held);
+	sem_wait(&unsigned_receiver.let_go);
+	pthread_mutex_unlock(&unsigned_receiver.chan->reading);
+	sem_post(&unsigned_receiver.gone);
+	return unused;
+}
+
+static void let_go_after_steps(void)
+{
+	if (!pthread_equal(pthread_self(), unsigned_receiver.exits) ||
+	    ++unsigned_receiver.steps != 50)
+		return;
+	if (ring_fill(&unsigned_receiver.chan->in))
+		_exit(3); /* two of them have received at the same time */
+	if (write(report_to, "", 1) != 1)
+		_exit(2);
+	sem_post(&unsigned_receiver.let_go);
+	sem_wait(&unsigned_receiver.gone);
+}
+
+static void look_at_the_clock(void)
+{
+	on_clock = let_go_after_steps;
+}
+
+static void exit_beside_an_unsigned_receiver(int sock, int to, bool stays)
+{
+	libvchan_t *chan = handle_adopt(sock, RING, RING, true);
+	struct pollfd p = { sock, POLLIN, 0 };
+	pthread_t thread;
+	char data[10 * RING];
+
+	/* We were the last to sign. */
+	if (!chan || libvchan_recv(chan, data, 1) != 1)
+		_exit(1);
+	fill(data, 0, sizeof(data));
+	unsigned_receiver.chan = chan;
+	unsigned_receiver.exits = pthread_self();
+	sem_init(&unsigned_receiver.held, 0, 0);
+	sem_init(&unsigned_receiver.let_go, 0, 0);
+	sem_init(&unsigned_receiver.gone, 0, 0);
+	if (pthread_create(&thread, NULL, receive_without_a_name, NULL) != 0)
+		_exit(1);
+	sem_wait(&unsigned_receiver.held);
+	libvchan_set_blocking(chan, false);
+	if (libvchan_send(chan, data, sizeof(data)) != sizeof(data) || write(to, "", 1) != 1 ||
+	    poll(&p, 1, -1) != 1)
+		_exit(1);
+	report_to = to;
+	if (!stays)
+		atexit(look_at_the_clock);
+	exit(0);
+}
+
+static void check_unsigned_receiver(bool stays)
+{
+	int fds[2], pipes[2], status;
+	size_t done = 0;
+	char data[RING];
+	libvchan_t *chan;
+	int n;
+
+	setup_environment(NULL);
+	setenv("VCHAN_VSOCK_LINGER_MS", LONG_MS, 1);
+	make_pair(fds);
+	assert_int_equal(pipe(pipes), 0);
+	fflush(NULL);
+	pid_t child = fork();
+	assert_true(child >= 0);
+	if (child == 0) {
+		close(fds[1]);
+		exit_beside_an_unsigned_receiver(fds[0], pipes[1], stays);
+	}
+	close(fds[0]);
+	close(pipes[1]);
+	chan = adopt(fds[1], RING, true);
+	assert_int_equal(libvchan_write(chan, "1", 1), 1);
+	/* It is there when the lock is held. */
+	assert_int_equal(read(pipes[0], data, 1), 1);
+	assert_int_equal(libvchan_write(chan, "2", 1), 1);
+	/* Not all is delivered before it has looked. */
+	if (!stays)
+		assert_int_equal(read(pipes[0], data, 1), 1);
+	while ((n = libvchan_read(chan, data, sizeof(data))) > 0) {
+		check(data, done, (size_t)n);
+		done += (size_t)n;
+	}
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+	assert_int_equal(done, 10 * RING);
+	libvchan_close(chan);
+	close(pipes[0]);
+}
+
+/* Each of them would have read a part of the same header. */
+static void exit_receives_beside_nobody(void **state)
+{
+	(void)state;
+	check_unsigned_receiver(false);
+}
+
+/* A handler's exit() may have stopped it there. */
+static void exit_waits_for_no_receiver_that_never_signs(void **state)
+{
+	(void)state;
+	check_unsigned_receiver(true);
+}
+
 static void on_alarm(int number)
 {
 	(void)number;
@@ -1441,6 +1566,8 @@ static const struct CMUnitTest tests[] = {
 	cmocka_unit_test(exit_without_close_delivers_what_was_written),
 	cmocka_unit_test(exit_delivers_although_other_channels_come_and_go),
 	cmocka_unit_test(exit_that_is_not_scheduled_delivers_all_the_same),
+	cmocka_unit_test(exit_receives_beside_nobody),
+	cmocka_unit_test(exit_waits_for_no_receiver_that_never_signs),
 	TWO_TEST(signals_make_no_call_fail),
 	PLAIN_TEST(writing_to_nobody_raises_no_sigpipe),
 	PLAIN_TEST(what_a_full_ring_left_behind_is_told_after_a_wait_between_reads),
