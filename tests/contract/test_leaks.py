@@ -83,6 +83,7 @@ def test_a_channel_costs_one_thread_and_few_fds(address):
     during = Holdings.now()
     assert during.threads - before.threads <= (not vchan.SIMPLE)
     assert during.fds - before.fds <= 4 + vchan.SIMPLE
+    assert during.mappings > before.mappings, "then Holdings sees no rings that leak"
 
 
 def test_traffic_costs_no_memory(pair):

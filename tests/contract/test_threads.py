@@ -17,9 +17,13 @@ UNBLOCKABLE = {9, 19, 32, 33}
 
 
 def blocked_signals(tid):
-    status = pathlib.Path(f"/proc/self/task/{tid}/status").read_text()
-    line = next(l for l in status.splitlines() if l.startswith("SigBlk"))
-    mask = int(line.split()[1], 16)
+    """Of a thread that sleeps: one that begins, or works, may block some for a moment."""
+    def status():
+        lines = pathlib.Path(f"/proc/self/task/{tid}/status").read_text().splitlines()
+        values = dict(line.split(":", 1) for line in lines)
+        return values if values["State"].split()[0] == "S" else None
+
+    mask = int(until(status)["SigBlk"], 16)
     return {number for number in range(1, 65) if mask >> (number - 1) & 1}
 
 

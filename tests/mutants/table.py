@@ -431,7 +431,7 @@ MUTANTS = [
      "tests/simple/test_simple.py::test_a_question_is_answered_by_a_read_from_the_ring"),
     ("simple: who begins to sleep beside a driver is seen", "driver_caller.c",
      "more = (!watches && has_sleeper(h)) ||\n		       (!s.patient", "more = (!s.patient",
-     "tests/simple/test_simple.py::test_a_sleeper_is_not_overlooked_by_who_drives"),
+     None),  # a moment; tests/model finds it (caller.pml, BREAK_NO_LOOK_FOR_SLEEPER)
     ("simple: nothing gathers", "io.c",
      "!is_small(h, size) || !driver_attends", "!is_small(h, size)",
      "tests/simple/test_simple.py::test_small_writes_do_not_gather"),
@@ -440,7 +440,7 @@ MUTANTS = [
      "tests/simple/test_simple.py::test_writing_after_a_half_close_is_epipe_at_once"),
     ("simple: a question is answered by the next call", "conn.c",
      "	if (p.revents & POLLIN)\n		conn_take_in(h);\n", "",
-     "tests/simple/test_simple.py::test_a_peer_that_asks_for_room_is_answered_by_the_next_call"),
+     "tests/simple/test_simple.py::test_a_question_is_answered_by_a_read_from_the_ring"),
     # --- programs that die (tests/kill) ---
     ("what the kernel had accepted is read after the end", "conn.c",
      "	atomic_store(&h->state, DISCONNECTED);\n	/* Later news",
