@@ -194,7 +194,7 @@ CMOCKA = $$(pkg-config --cflags --libs cmocka)
 CROWDED := vsock_socket vsock_listen vsock_accept vsock_bind vsock_connect vsock_buffer
 $(BUILD)/unit/%/test_crowd: UNIT_LDFLAGS = $(CROWDED:%=-Wl,--wrap=%)
 # And this one has a clock of its own.
-$(BUILD)/unit/%/test_engine: UNIT_LDFLAGS = -Wl,--wrap=clock_gettime
+$(BUILD)/unit/%/test_engine: UNIT_LDFLAGS = -Wl,--wrap=clock_gettime -Wl,--wrap=nanosleep
 
 unit: $(UNITS)
 

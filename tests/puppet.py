@@ -137,7 +137,7 @@ class Puppet:
             if GENTLY:
                 self.process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.process.wait(vchan.A_SECOND)
+                    self.process.wait(vchan.SOON)
             self.process.kill()
             self.process.wait()
         with contextlib.suppress(OSError):

@@ -642,7 +642,7 @@ def threads():
 
 
 def ring_mappings():
-    """The mappings of shared memory without a file: the rings (vchan/ring.c)."""
+    """The mappings of the rings (vchan/ring.c): of shared memory, or of a file under valgrind."""
     with open("/proc/self/maps") as file:
         return [line for line in file if "/dev/zero" in line or "memfd:vchan-ring" in line]
 

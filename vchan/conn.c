@@ -517,14 +517,25 @@ static void take_in(libvchan_t *h)
 	conn_received(h, true);
 }
 
+static void pause_shortly(void)
+{
+	const struct timespec pause = { 0, CLOCK_MS };
+
+	nanosleep(&pause, NULL);
+}
+
 bool conn_take_in(libvchan_t *h)
 {
-	/* Nobody else is in a call any more, but a frame that exit() has stopped
-	 * may hold the lock. */
 	bool closing = atomic_load(&h->closing), mine = conn_may_receive(h);
 
 	if (!mine && !closing)
 		return false;
+	/* Nobody else is in a call any more, but a frame that exit() has stopped may hold
+	 * the lock for good; and exit() itself for a moment, without a name. */
+	for (int look = 0; !mine && !atomic_load(&h->receiver) && look < CONN_LOOKS; look++) {
+		pause_shortly();
+		mine = conn_may_receive(h);
+	}
 	take_in(h);
 	if (mine)
 		conn_stop_receiving(h);
@@ -554,13 +565,6 @@ void conn_look(libvchan_t *h)
 }
 
 /* ---- waiting for room ---- */
-
-static void pause_shortly(void)
-{
-	const struct timespec pause = { 0, CLOCK_MS };
-
-	nanosleep(&pause, NULL);
-}
 
 /* What the writer sleeps for.  Who receives meanwhile, or sends what lies in the ring, or
  * finds the end, may be first: then nothing shows at the socket any more, and he wakes

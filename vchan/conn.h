@@ -111,7 +111,11 @@ HOT void conn_tell_of_more(libvchan_t *h)
 }
 /* Who could not receive meanwhile (tests/model/room.pml). */
 void conn_let_others_in(libvchan_t *h);
-/* Who holds `reading` says so.  Relaxed: only exit() looks, for its own thread's name. */
+/* Looks, a millisecond apart, after which a holder without a name is a frame that exit() has
+ * stopped before it signed. */
+#define CONN_LOOKS 1000
+/* Who holds `reading` says so.  Relaxed: exit() looks for its own thread's name, a close
+ * for any that stays. */
 HOT void conn_sign(libvchan_t *h)
 {
 	atomic_store_explicit(&h->receiver, pthread_self(), memory_order_relaxed);

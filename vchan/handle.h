@@ -147,7 +147,8 @@ struct libvchan {
 
 	/* The reader's; all but taking from the ring under `reading`. */
 	pthread_mutex_t reading;
-	_Atomic pthread_t receiver; /* who holds it; 0: nobody, or who has not said so yet */
+	_Atomic pthread_t receiver; /* who holds it; 0: nobody, exit(), or who has just begun
+	                             * or is about to stop */
 	struct ring in;
 	bool eof;                  /* nothing will ever come again */
 	bool fresh;                /* wait has just filled the read ring */
@@ -233,7 +234,7 @@ struct libvchan {
 
 	struct libvchan *next, *prev; /* life.h */
 	uint64_t exit_mark;           /* out.put when exit() began */
-	unsigned nameless;            /* times in a row that exit() saw no receiver's name */
+	unsigned nameless;            /* looks in a row of exit() at a lock without a name */
 };
 
 HOT enum state handle_state(const libvchan_t *h)

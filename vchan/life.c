@@ -127,17 +127,15 @@ static bool owes(libvchan_t *h)
 	return wire_unsent(h) && atomic_load(&h->out.got) < h->exit_mark;
 }
 
-/* Of flush_step, a millisecond apart: a clock would count time that we were not running. */
-#define TRIES 1000
-
-/* `reading` is held, for good, by a frame of this thread below a handler's exit().  It may
- * have been stopped before it signed; another thread signs at once. */
-static bool has_stopped_receiver(libvchan_t *h)
+/* A look at `reading`, which is held.  True: for good, by a frame of this thread below a
+ * handler's exit(), which may have stopped it before it signed.  Another thread may be
+ * there, too, but not for so many looks. */
+static bool is_receiver_stopped(libvchan_t *h)
 {
 	pthread_t receiver = atomic_load(&h->receiver);
 
 	h->nameless = receiver ? 0 : h->nameless + 1;
-	return receiver ? pthread_equal(receiver, pthread_self()) : h->nameless >= TRIES;
+	return receiver ? pthread_equal(receiver, pthread_self()) : h->nameless >= CONN_LOOKS;
 }
 
 /* On the framed wire what is left may wait for an acknowledgement.  A receiver
@@ -146,7 +144,9 @@ static void take_acknowledgements(libvchan_t *h)
 {
 	bool mine = pthread_mutex_trylock(&h->reading) == 0;
 
-	if (!mine && !has_stopped_receiver(h))
+	if (mine)
+		h->nameless = 0;
+	else if (!is_receiver_stopped(h))
 		return;
 	wire_pull(h, SIZE_MAX, false);
 	if (mine)
@@ -176,6 +176,9 @@ static bool flush_all(int64_t start)
 	}
 	return left;
 }
+
+/* Of flush_step, a millisecond apart: a clock would count time that we were not running. */
+#define TRIES 1000
 
 /* The lock is only ever held with signals blocked, hence by a thread that is
  * running and soon done, never by a frame below this one; all the same it is

@@ -25,11 +25,12 @@
 #define QUIET_MS 30   /* how long silence is listened to */
 #define LONG_MS "2000000000" /* of linger: the clock does not leap so far */
 
-/* ---- a clock that goes by leaps (the Makefile wraps the function) ---- */
+/* ---- a clock that goes by leaps (the Makefile wraps these functions) ---- */
 
 static _Atomic bool leaps;
 static _Atomic time_t leapt; /* seconds */
 static void (*_Atomic on_clock)(void); /* each time that somebody looks at it */
+static void (*_Atomic on_nap)(void);   /* ... or sleeps by it */
 
 int __real_clock_gettime(clockid_t clock, struct timespec *now);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
@@ -43,6 +44,15 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 	if (on_clock)
 		on_clock();
 	return ret;
+}
+
+int __real_nanosleep(const struct timespec *pause, struct timespec *left);
+int __wrap_nanosleep(const struct timespec *pause, struct timespec *left);
+int __wrap_nanosleep(const struct timespec *pause, struct timespec *left)
+{
+	if (on_nap)
+		on_nap();
+	return __real_nanosleep(pause, left);
 }
 
 /* ---- the two ends ---- */
@@ -1150,83 +1160,123 @@ static void exit_that_is_not_scheduled_delivers_all_the_same(void **state)
 	check_exit(200, open_and_close_while_time_flies);
 }
 
-/* Who receives has just taken the lock and not yet signed, while exit() has bytes that wait
- * for an acknowledgement; and a byte has come. */
+/* Somebody holds the lock of who receives and has not signed: another receiver in its first
+ * moment, or exit() itself.  There are bytes that wait for an acknowledgement, and a byte
+ * has come. */
+
+#define MUCH (10 * RING)
+#define STEPS 50 /* of who waits, which then sees the lock let go */
 
 static struct {
 	libvchan_t *chan;
 	pthread_t exits;
+	bool stays;
 	sem_t held, let_go, gone;
-	int steps; /* of exit() */
-} unsigned_receiver;
+	_Atomic int steps;
+} nameless;
+
+static void check_that_nobody_receives(void)
+{
+	if (ring_fill(&nameless.chan->in))
+		_exit(3); /* two at the same time */
+}
 
 static void *receive_without_a_name(void *unused)
 {
-	pthread_mutex_lock(&unsigned_receiver.chan->reading);
-	sem_post(&unsigned_receiver.held);
-	sem_wait(&unsigned_receiver.let_go);
-	pthread_mutex_unlock(&unsigned_receiver.chan->reading);
-	sem_post(&unsigned_receiver.gone);
+	pthread_mutex_lock(&nameless.chan->reading);
+	sem_post(&nameless.held);
+	while (sem_trywait(&nameless.let_go) < 0) {
+		if (!nameless.stays)
+			check_that_nobody_receives();
+		poll(NULL, 0, 1);
+	}
+	pthread_mutex_unlock(&nameless.chan->reading);
+	sem_post(&nameless.gone);
 	return unused;
 }
 
-static void let_go_after_steps(void)
+static void step(void)
 {
-	if (!pthread_equal(pthread_self(), unsigned_receiver.exits) ||
-	    ++unsigned_receiver.steps != 50)
+	if (++nameless.steps != STEPS)
 		return;
-	if (ring_fill(&unsigned_receiver.chan->in))
-		_exit(3); /* two of them have received at the same time */
-	if (write(report_to, "", 1) != 1)
-		_exit(2);
-	sem_post(&unsigned_receiver.let_go);
-	sem_wait(&unsigned_receiver.gone);
+	check_that_nobody_receives();
+	report();
+	sem_post(&nameless.let_go);
+	sem_wait(&nameless.gone);
+}
+
+static void step_of_exit(void)
+{
+	if (pthread_equal(pthread_self(), nameless.exits))
+		step();
 }
 
 static void look_at_the_clock(void)
 {
-	on_clock = let_go_after_steps;
+	on_clock = step_of_exit;
 }
 
-static void exit_beside_an_unsigned_receiver(int sock, int to, bool stays)
+static void meet_a_nameless_receiver(int sock, int to, bool stays)
 {
 	libvchan_t *chan = handle_adopt(sock, RING, RING, true);
 	struct pollfd p = { sock, POLLIN, 0 };
 	pthread_t thread;
-	char data[10 * RING];
+	char data[MUCH];
 
 	/* We were the last to sign. */
 	if (!chan || libvchan_recv(chan, data, 1) != 1)
 		_exit(1);
-	fill(data, 0, sizeof(data));
-	unsigned_receiver.chan = chan;
-	unsigned_receiver.exits = pthread_self();
-	sem_init(&unsigned_receiver.held, 0, 0);
-	sem_init(&unsigned_receiver.let_go, 0, 0);
-	sem_init(&unsigned_receiver.gone, 0, 0);
+	nameless.chan = chan;
+	nameless.exits = pthread_self();
+	nameless.stays = stays;
+	sem_init(&nameless.held, 0, 0);
+	sem_init(&nameless.let_go, 0, 0);
+	sem_init(&nameless.gone, 0, 0);
 	if (pthread_create(&thread, NULL, receive_without_a_name, NULL) != 0)
 		_exit(1);
-	sem_wait(&unsigned_receiver.held);
+	pthread_detach(thread);
+	sem_wait(&nameless.held);
+	fill(data, 0, sizeof(data));
 	libvchan_set_blocking(chan, false);
-	if (libvchan_send(chan, data, sizeof(data)) != sizeof(data) || write(to, "", 1) != 1 ||
-	    poll(&p, 1, -1) != 1)
+	if (libvchan_send(chan, data, sizeof(data)) != sizeof(data))
 		_exit(1);
 	report_to = to;
-	if (!stays)
-		atexit(look_at_the_clock);
+	report();
+	if (poll(&p, 1, -1) != 1)
+		_exit(1);
+}
+
+static void exits(int sock, int to)
+{
+	meet_a_nameless_receiver(sock, to, false);
+	atexit(look_at_the_clock);
 	exit(0);
 }
 
-static void check_unsigned_receiver(bool stays)
+static void exits_although_it_stays(int sock, int to)
 {
-	int fds[2], pipes[2], status;
-	size_t done = 0;
+	meet_a_nameless_receiver(sock, to, true);
+	exit(0);
+}
+
+static void closes(int sock, int to)
+{
+	meet_a_nameless_receiver(sock, to, false);
+	on_nap = step;
+	libvchan_close(nameless.chan);
+	_exit(0);
+}
+
+/* `steps`: it takes them before anything is read. */
+static void check_nameless(void (*child_does)(int sock, int to), bool steps)
+{
+	int fds[2], pipes[2], status, n;
+	size_t done = 0, unused;
 	char data[RING];
 	libvchan_t *chan;
-	int n;
 
 	setup_environment(NULL);
-	setenv("VCHAN_VSOCK_LINGER_MS", LONG_MS, 1);
+	setenv("VCHAN_VSOCK_LINGER_MS", "30000", 1);
 	make_pair(fds);
 	assert_int_equal(pipe(pipes), 0);
 	fflush(NULL);
@@ -1234,25 +1284,24 @@ static void check_unsigned_receiver(bool stays)
 	assert_true(child >= 0);
 	if (child == 0) {
 		close(fds[1]);
-		exit_beside_an_unsigned_receiver(fds[0], pipes[1], stays);
+		child_does(fds[0], pipes[1]);
 	}
 	close(fds[0]);
 	close(pipes[1]);
 	chan = adopt(fds[1], RING, true);
 	assert_int_equal(libvchan_write(chan, "1", 1), 1);
 	/* It is there when the lock is held. */
-	assert_int_equal(read(pipes[0], data, 1), 1);
+	assert_int_equal(read(pipes[0], &unused, sizeof(unused)), sizeof(unused));
 	assert_int_equal(libvchan_write(chan, "2", 1), 1);
-	/* Not all is delivered before it has looked. */
-	if (!stays)
-		assert_int_equal(read(pipes[0], data, 1), 1);
+	if (steps)
+		assert_int_equal(read(pipes[0], &unused, sizeof(unused)), sizeof(unused));
 	while ((n = libvchan_read(chan, data, sizeof(data))) > 0) {
 		check(data, done, (size_t)n);
 		done += (size_t)n;
 	}
 	assert_int_equal(waitpid(child, &status, 0), child);
 	assert_int_equal(status, 0);
-	assert_int_equal(done, 10 * RING);
+	assert_int_equal(done, MUCH);
 	libvchan_close(chan);
 	close(pipes[0]);
 }
@@ -1261,14 +1310,21 @@ static void check_unsigned_receiver(bool stays)
 static void exit_receives_beside_nobody(void **state)
 {
 	(void)state;
-	check_unsigned_receiver(false);
+	check_nameless(exits, true);
 }
 
 /* A handler's exit() may have stopped it there. */
 static void exit_waits_for_no_receiver_that_never_signs(void **state)
 {
 	(void)state;
-	check_unsigned_receiver(true);
+	check_nameless(exits_although_it_stays, false);
+}
+
+/* A handler's exit() may have met it. */
+static void close_receives_beside_nobody(void **state)
+{
+	(void)state;
+	check_nameless(closes, true);
 }
 
 static void on_alarm(int number)
@@ -1568,6 +1624,7 @@ static const struct CMUnitTest tests[] = {
 	cmocka_unit_test(exit_that_is_not_scheduled_delivers_all_the_same),
 	cmocka_unit_test(exit_receives_beside_nobody),
 	cmocka_unit_test(exit_waits_for_no_receiver_that_never_signs),
+	cmocka_unit_test(close_receives_beside_nobody),
 	TWO_TEST(signals_make_no_call_fail),
 	PLAIN_TEST(writing_to_nobody_raises_no_sigpipe),
 	PLAIN_TEST(what_a_full_ring_left_behind_is_told_after_a_wait_between_reads),
