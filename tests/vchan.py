@@ -554,6 +554,15 @@ def space_that_stays(chan, little=0):
     return space
 
 
+def leave_room(chan, room):
+    """Fill the kernel, and the ring but for this: buffer_space stays at `room`.  The bytes
+    that it took."""
+    total = 0
+    while (space := space_that_stays(chan, room)) > room:
+        total += chan.write(bytes(space - room))
+    return total
+
+
 def until(condition, seconds=SOON):
     """Look again and again until the condition holds; what it returned."""
     deadline = time.monotonic() + seconds

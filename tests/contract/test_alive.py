@@ -45,6 +45,18 @@ def test_client_finds_a_server_that_comes_late_soon(address):
     connecting.result(A_SECOND)
 
 
+def test_client_that_has_waited_for_long_tries_as_often(address, tmp_path):
+    """1.3: ... however late it comes.  Forty attempts are four seconds; with pauses of a
+    second, or without end, they are not soon over."""
+    log = tmp_path / "log"
+    with open(log, "wb") as file:
+        client = Puppet.start(stderr=file, VCHAN_DOMAIN=address.client,
+                              VCHAN_VSOCK_LOG="debug")
+    client.begin("client", address.server, address.port)
+    until(lambda: max(log.read_text().count(f"attempt, {wire} ")
+                      for wire in ("framed", "plain")) >= 40)
+
+
 def test_client_waits_for_a_port_whose_backlog_is_full(address):
     """1.3: a full backlog is not the end: the client comes through later."""
     listener = address.listen_raw(backlog=0)
@@ -58,12 +70,19 @@ def test_client_waits_for_a_port_whose_backlog_is_full(address):
     first.close()
 
 
+def until_enodev():
+    """The seconds that it took; of three times the quickest, as the machine may be slow."""
+    def once():
+        took, name = seconds(Vchan.client, NOBODY, 512)
+        assert name == "ENODEV"
+        return took
+    return min(once() for _ in range(3))
+
+
 def test_no_such_machine_is_enodev(host, monkeypatch):
     """1.3: the machine does not exist for BOOT_WAIT_MS in a row: ENODEV."""
     monkeypatch.setenv("VCHAN_VSOCK_BOOT_WAIT_MS", "300")
-    took, name = seconds(Vchan.client, NOBODY, 512)
-    assert name == "ENODEV"
-    assert 0.25 < took < 0.3 + A_SECOND
+    assert 0.25 < until_enodev() < 4, "the default is 5 s"
 
 
 def test_boot_wait_is_five_seconds_by_default(host):
@@ -76,7 +95,7 @@ def test_boot_wait_is_five_seconds_by_default(host):
 def test_boot_wait_of_zero_gives_up_at_once(host, monkeypatch):
     """1.5: VCHAN_VSOCK_BOOT_WAIT_MS=0 is a value like any other."""
     monkeypatch.setenv("VCHAN_VSOCK_BOOT_WAIT_MS", "0")
-    assert seconds(Vchan.client, NOBODY, 512)[1] == "ENODEV"
+    assert until_enodev() < 4
 
 
 def test_connect_timeout_is_etimedout(monkeypatch, address):

@@ -918,16 +918,24 @@ def test_silent_candidate_is_dropped_after_5_s(address, said):
 
 def test_place_of_a_candidate_that_leaves_is_given_to_the_next(address):
     """docs/wire.md, set-up: a server hears four at once; the others queue."""
-    server = address.open_server()
-    mute = [FramedPeer.connect(address) for _ in range(4)]
-    start = time.monotonic()
-    peer = FramedPeer.connect(address)
-    peer.hello()
-    assert silent(peer)
-    mute[0].sock.close()
-    peer.hear_hello()
-    assert time.monotonic() - start < HELLO_WAIT, "it had to wait for the silent ones"
-    assert still_works(server, peer)
+    assert any(is_heard_before_their_time_is_over(address) for _ in range(3))
+
+
+def is_heard_before_their_time_is_over(address):
+    """False: it had to wait for the silent ones; or there was no processor for so long."""
+    with address.open_server() as server:
+        start = time.monotonic()
+        mute = [FramedPeer.connect(address) for _ in range(4)]
+        peer = FramedPeer.connect(address)
+        peer.hello()
+        if not silent(peer):
+            assert time.monotonic() - start >= HELLO_WAIT, "there was no place for it"
+            return False
+        mute[0].sock.close()
+        peer.hear_hello()
+        took = time.monotonic() - start
+        assert still_works(server, peer)
+        return took < HELLO_WAIT
 
 
 @pytest.mark.parametrize("bad", list(BAD_HELLOS))

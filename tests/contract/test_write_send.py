@@ -36,16 +36,10 @@ def test_blocking_write_blocks_while_nobody_reads(raw_client):
     assert Task(server.write, bytes(MUCH)).asleep()
 
 
-def leave_room(chan, room):
-    """Fill the kernel, and the ring but for this: buffer_space stays at `room`."""
-    while (space := vchan.space_that_stays(chan, room)) > room:
-        chan.write(bytes(space - room))
-
-
 def test_blocking_write_that_fits_in_part_writes_everything(raw_client):
     """1.3: blocking write: everything; returns size."""
     server, peer = raw_client
-    leave_room(server, 1000)
+    vchan.leave_room(server, 1000)
     writing = Task(server.write, bytes(2000))
     assert writing.asleep()
     reading = Task(vchan.recv_all, peer)

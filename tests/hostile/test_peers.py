@@ -180,6 +180,12 @@ def payload_within(count):
     return payload
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """A close that lingers for nobody is not quick."""
+    monkeypatch.setenv("VCHAN_VSOCK_LINGER_MS", "50000")
+
+
 def assert_ended_well(ours, expected):
     """What arrived can be read, then the end; no call hangs, close is quick."""
     assert vchan.read_until_end(ours) == expected
@@ -190,7 +196,7 @@ def assert_ended_well(ours, expected):
     assert time.monotonic() - start < A_SECOND
 
 
-def test_peer_breaks_off_after_each_byte_it_says(role, wire):
+def test_peer_breaks_off_after_each_byte_it_says(role, wire, patient):
     """1.3: what arrived can be read to the last byte, then ECONNRESET; EPIPE."""
     said = pattern(len(SAID)) if wire == "plain" else SAID
     before = Holdings.now()
@@ -206,7 +212,7 @@ def test_peer_breaks_off_after_each_byte_it_says(role, wire):
     assert Holdings.back_to(before)
 
 
-def test_peer_breaks_off_after_each_byte_it_hears(role, wire):
+def test_peer_breaks_off_after_each_byte_it_hears(role, wire, patient):
     """1.3: the same where the peer has read a part of what we wrote."""
     before = Holdings.now()
     for count, way in at_each(range(0, 60, 1 + 2 * (vchan.scaled(2) < 4))):
@@ -250,7 +256,7 @@ def test_servers_that_break_off_within_their_hello_are_left(address):
     assert client.recv(5) == b"hello"
 
 
-def test_peer_that_leaves_everything_unread(role, wire):
+def test_peer_that_leaves_everything_unread(role, wire, patient):
     """1.3: it closes with its kernel full; close of ours does not linger for it."""
     ours, sock = meet_raw(role, wire)
     sock.sendall(b"bye" if wire == "plain" else header(3) + b"bye")

@@ -14,8 +14,8 @@ import mortal
 import vchan
 
 WAYS = {"SIGKILL", "_exit", "exit", "exec", "SIGSEGV", "abort"}
-# Shares of each test in the deaths.
-SURVIVED, BOTH = vchan.scaled(45), vchan.scaled(40)
+# Shares of each test in the deaths.  Of fewer there is nothing to compare.
+SURVIVED, BOTH = max(45, vchan.scaled(45)), max(40, vchan.scaled(40))
 # The longest for a death in an emulated machine, with what is between.
 PATIENCE = 60 + SURVIVED * 3
 
@@ -24,7 +24,7 @@ def check(report, deaths):
     counted = {way: count for way, count in report["deaths"].items() if count}
     assert sum(counted.values()) >= deaths
     assert set(counted) <= WAYS
-    if deaths >= 40:
+    if deaths >= 200:  # fewer may leave one out by chance
         assert set(counted) == WAYS
     # Of the rest one of the two had not yet said who it was.
     assert report["compared"] >= deaths // 10
@@ -39,8 +39,7 @@ def test_survivor_of_many_deaths(survivors):
                         seconds=PATIENCE - 40, **mortal.pretended())
     check(report, SURVIVED)
     assert not mortal.leaks(report)
-    # One with a handful of lives has nothing to compare.
-    assert SURVIVED < 45 or report["survivors"]
+    assert report["survivors"]
 
 
 @pytest.mark.deadline(PATIENCE + 30)

@@ -414,17 +414,20 @@ static void do_poll(char **arg)
     answer(poll_one(libvchan_fd_for_select(slot->chan), atoi(arg[0])));
 }
 
-/* until-gone MS: sleep on the fd until is_open is 0. */
+/* until-gone MS: sleep on the fd until is_open is 0; -1: it did not tell for so long. */
 static void do_until_gone(char **arg)
 {
     int tick = atoi(arg[0]);
 
     while (libvchan_is_open(slot->chan) != VCHAN_DISCONNECTED) {
-        if (poll_one(libvchan_fd_for_select(slot->chan), tick) == 0)
-            break;
+        if (poll_one(libvchan_fd_for_select(slot->chan), tick) == 0) {
+            errno = ETIME;
+            answer(-1);
+            return;
+        }
         libvchan_wait(slot->chan);
     }
-    answer(libvchan_is_open(slot->chan));
+    answer(VCHAN_DISCONNECTED);
 }
 
 /* --- the process ---------------------------------------------------------- */

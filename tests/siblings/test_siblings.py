@@ -2,6 +2,7 @@
 """A channel between two guests: the library's side of the relay (vchan/relay.h)."""
 import itertools
 import random
+import time
 
 import pytest
 
@@ -13,6 +14,7 @@ from vchan import PAGE, pattern, until
 
 WAITING, CONNECTED, DISCONNECTED = vchan.WAITING, vchan.CONNECTED, vchan.DISCONNECTED
 SIZE = 300_000
+ANSWER_WAIT_S = 10  # vchan/setup_client.c
 
 
 @pytest.fixture
@@ -160,11 +162,20 @@ def test_denied_says_what_the_policy_lacks(in_guest, cids, port, relay, relay_po
     assert f"{cids[0]} {port}" in (tmp_path / "log").read_text()
 
 
+def until_error(name, client, server_cid, port):
+    """The seconds until it fails so; of three times the quickest, as the machine may be slow."""
+    def once():
+        begun = time.monotonic()
+        assert vchan.error_of(client, "client", server_cid, port) == name
+        return time.monotonic() - begun
+    return min(once() for _ in range(3))
+
+
 def test_no_such_guest_is_enodev_after_the_boot_wait(guests, cids, port, relay):
     guests[1]("env", "VCHAN_VSOCK_BOOT_WAIT_MS", "100")
     one = relay(saying(answer(NO_MACHINE)))
-    assert vchan.error_of(guests[1], "client", cids[0], port) == "ENODEV"
-    assert len(one.requests) > 1
+    assert until_error("ENODEV", guests[1], cids[0], port) < 4, "the default is 5 s"
+    assert len(one.requests) > 3
 
 
 @pytest.mark.parametrize("status", [REFUSED, BUSY, SILENT])
@@ -220,7 +231,23 @@ def test_answer_may_come_in_pieces_and_with_what_follows(guests, cids, port, rel
 def test_silent_relay_and_the_connect_timeout(guests, cids, port, relay):
     relay(saying())
     guests[1]("env", "VCHAN_VSOCK_CONNECT_TIMEOUT_MS", "100")
-    assert vchan.error_of(guests[1], "client", cids[0], port) == "ETIMEDOUT"
+    assert until_error("ETIMEDOUT", guests[1], cids[0], port) < ANSWER_WAIT_S - 1
+
+
+def test_relay_that_was_silent_is_asked_again(guests, cids, port, relay):
+    """It may have been started anew; no connect timeout need be set."""
+    def behave(request, sock):
+        if len(one.requests) > 1:
+            one.join(request, sock)
+        else:
+            vchan.recv_all(sock)
+
+    one = relay(behave)
+    server, client = guests
+    server("server", cids[1], port, PAGE, PAGE)
+    client("client", cids[0], port)
+    client.write(b"x")
+    assert server.read(1) == b"x"
 
 
 def test_client_that_is_closed_while_the_relay_is_silent(guests, cids, port, relay):
