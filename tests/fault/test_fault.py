@@ -47,6 +47,7 @@ UNREACHED = {
     ("conn_ended", "nanosleep"): STOPPED,
     ("conn_established", "nanosleep"): STOPPED,
     ("lock_events", "nanosleep"): STOPPED,
+    ("conn_take_in", "nanosleep"): "only of a close beside exit() (tests/unit/test_engine.c)",
     ("listen_on", "nanosleep"): "needs a port that is taken (tests/hostile)",
     ("end_connection", "shutdown"): RARE,
     ("driver_await_input", "nanosleep"): RARE,
