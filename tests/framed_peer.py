@@ -19,6 +19,7 @@ HEADER = struct.Struct("<II")
 COUNT, ASK, END, LENGTH = 1 << 28, 1 << 30, 1 << 31, (1 << 28) - 1
 SO_VM_SOCKETS_BUFFER_SIZE, SO_VM_SOCKETS_BUFFER_MAX_SIZE = 0, 2
 BUFFER = 4 << 20
+HELLO_WAIT = 5  # seconds that a server gives a candidate
 
 Hello = collections.namedtuple(
     "Hello", "magic version reserved features read_ring write_ring window buffer",

@@ -5,15 +5,14 @@ import time
 import pytest
 
 import vchan
-from framed_peer import (ASK, BUFFER, COUNT, END, HELLO, LENGTH, FramedPeer, Hello,
-                         be_client_of, be_server_of, documented_bytes, header, meet,
+from framed_peer import (ASK, BUFFER, COUNT, END, HELLO, HELLO_WAIT, LENGTH, FramedPeer,
+                         Hello, be_client_of, be_server_of, documented_bytes, header, meet,
                          meet_client, meet_server)
 from puppet import Puppet
 from vchan import CONNECTED, DISCONNECTED, PAGE, WAITING, Address, Task, pattern, until
 
 LARGE = 64 << 10  # from this ring on the window is no less than a MiB
 MIB = 1 << 20
-HELLO_WAIT = 5  # seconds
 WINDOWS = [(4096, 4096), (32768, 32768), (LARGE, MIB), (2 * MIB, 2 * MIB)]
 BAD_HELLOS = {"magic": HELLO.pack(*Hello(magic=b"vch1wirf")),
               "zeros": bytes(HELLO.size),

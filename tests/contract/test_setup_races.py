@@ -19,7 +19,7 @@ import time
 import pytest
 
 import vchan
-from framed_peer import FramedPeer
+from framed_peer import HELLO_WAIT, FramedPeer
 from vchan import (A_SECOND, Address, CONNECTED, Holdings, OurPeer, Task, Vchan,
                    WAITING, pattern, read_exactly, recv_exactly, until)
 
@@ -28,7 +28,6 @@ pytestmark = [pytest.mark.own_wires, pytest.mark.deadline(240)]
 
 ROUNDS = vchan.scaled(120)
 SIZE = 1000
-HELLO_WAIT_S = 5  # vchan/setup_parts.h
 BUSY_LOOP = "while True: pass"
 ORDERS = ["client-first", "server-first", "both-at-once"]
 
@@ -360,7 +359,7 @@ def is_served_at_once(place, leaves):
             if leaves:
                 peer.shutdown(socket.SHUT_WR)
             assert Task(read_exactly, server, SIZE).result() == pattern(SIZE)
-            return time.monotonic() - begun < HELLO_WAIT_S
+            return time.monotonic() - begun < HELLO_WAIT
 
 
 # --- other choices --------------------------------------------------------------------

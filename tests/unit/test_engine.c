@@ -1087,6 +1087,29 @@ static void *open_and_close(void *unused)
 	}
 }
 
+/* A child, with the other end of our socket, which tells by a pipe. */
+struct child {
+	pid_t pid; /* 0: we are it */
+	int sock, pipe;
+};
+
+static struct child fork_child(const char *linger_ms)
+{
+	int fds[2], pipes[2];
+	pid_t pid;
+
+	setup_environment(NULL);
+	setenv("VCHAN_VSOCK_LINGER_MS", linger_ms, 1);
+	make_pair(fds);
+	assert_int_equal(pipe(pipes), 0);
+	fflush(NULL);
+	pid = fork();
+	assert_true(pid >= 0);
+	close(fds[pid == 0]);
+	close(pipes[pid != 0]);
+	return (struct child){ pid, fds[pid != 0], pipes[pid == 0] };
+}
+
 /* `beside`: what another thread does meanwhile, or NULL. */
 static void exiting_child(int sock, int to, void *(*beside)(void *))
 {
@@ -1106,32 +1129,20 @@ static void exiting_child(int sock, int to, void *(*beside)(void *))
 
 static void check_exit(int late_ms, void *(*beside)(void *))
 {
-	struct ends e = { NULL, NULL, -1 };
-	int fds[2], pipes[2];
+	struct child child = fork_child(LONG_MS);
+	struct ends e = { NULL, NULL, child.sock };
 	size_t written = 0;
 	void *got;
 
-	setup_environment(NULL);
-	setenv("VCHAN_VSOCK_LINGER_MS", LONG_MS, 1);
-	make_pair(fds);
-	assert_int_equal(pipe(pipes), 0);
-	fflush(NULL);
-	pid_t child = fork();
-	assert_true(child >= 0);
-	if (child == 0) {
-		close(fds[1]);
-		exiting_child(fds[0], pipes[1], beside);
-	}
-	close(fds[0]);
+	if (child.pid == 0)
+		exiting_child(child.sock, child.pipe, beside);
 	/* It is exiting before anybody reads. */
-	assert_int_equal(read(pipes[0], &written, sizeof(written)), sizeof(written));
-	e.plain = fds[1];
+	assert_int_equal(read(child.pipe, &written, sizeof(written)), sizeof(written));
 	poll(NULL, 0, late_ms);
 	got = read_to_the_end(&e);
-	waitpid(child, NULL, 0);
-	close(fds[1]);
-	close(pipes[0]);
-	close(pipes[1]);
+	waitpid(child.pid, NULL, 0);
+	hang_up(&e);
+	close(child.pipe);
 	assert_true(written > RING);
 	assert_int_equal((uintptr_t)got, written);
 }
@@ -1271,40 +1282,30 @@ static void closes(int sock, int to)
 /* `steps`: it takes them before anything is read. */
 static void check_nameless(void (*child_does)(int sock, int to), bool steps)
 {
-	int fds[2], pipes[2], status, n;
+	struct child child = fork_child("30000");
 	size_t done = 0, unused;
 	char data[RING];
 	libvchan_t *chan;
+	int status, n;
 
-	setup_environment(NULL);
-	setenv("VCHAN_VSOCK_LINGER_MS", "30000", 1);
-	make_pair(fds);
-	assert_int_equal(pipe(pipes), 0);
-	fflush(NULL);
-	pid_t child = fork();
-	assert_true(child >= 0);
-	if (child == 0) {
-		close(fds[1]);
-		child_does(fds[0], pipes[1]);
-	}
-	close(fds[0]);
-	close(pipes[1]);
-	chan = adopt(fds[1], RING, true);
+	if (child.pid == 0)
+		child_does(child.sock, child.pipe);
+	chan = adopt(child.sock, RING, true);
 	assert_int_equal(libvchan_write(chan, "1", 1), 1);
 	/* It is there when the lock is held. */
-	assert_int_equal(read(pipes[0], &unused, sizeof(unused)), sizeof(unused));
+	assert_int_equal(read(child.pipe, &unused, sizeof(unused)), sizeof(unused));
 	assert_int_equal(libvchan_write(chan, "2", 1), 1);
 	if (steps)
-		assert_int_equal(read(pipes[0], &unused, sizeof(unused)), sizeof(unused));
+		assert_int_equal(read(child.pipe, &unused, sizeof(unused)), sizeof(unused));
 	while ((n = libvchan_read(chan, data, sizeof(data))) > 0) {
 		check(data, done, (size_t)n);
 		done += (size_t)n;
 	}
-	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(waitpid(child.pid, &status, 0), child.pid);
 	assert_int_equal(status, 0);
 	assert_int_equal(done, MUCH);
 	libvchan_close(chan);
-	close(pipes[0]);
+	close(child.pipe);
 }
 
 /* Each of them would have read a part of the same header. */
